@@ -1,0 +1,121 @@
+package backend
+
+import (
+	"context"
+	"io"
+	"iter"
+)
+
+// The interfaces below are optional. The store looks for them once, when it opens, and prints the
+// result in `strata info`.
+
+// Sealer is told once, before the first child is made, that a layer will not change any more.
+// Without it nothing happens: the store itself mounts sealed layers read-only.
+type Sealer interface {
+	Seal(ctx context.Context, l Layer) error
+}
+
+// Whiteouts says how a deleted path is kept in a layer's own directory.
+type Whiteouts int
+
+const (
+	// WhiteoutsNone: the directory holds the whole tree; a deletion deletes.
+	WhiteoutsNone Whiteouts = iota
+	// WhiteoutsOverlay: a 0:0 character device, and trusted.overlay.opaque=y on a directory.
+	WhiteoutsOverlay
+	// WhiteoutsOverlayUser: the same with user.overlay.opaque, for mounts with userxattr.
+	WhiteoutsOverlayUser
+	// WhiteoutsAUFS: files called .wh.NAME and .wh..wh..opq, as in a layer tar.
+	WhiteoutsAUFS
+)
+
+// Place is where the files of one layer can be reached without mounting it.
+type Place struct {
+	Dir       string
+	Whiteouts Whiteouts
+}
+
+// Placer gives access to a layer's own files without a mount: the store then unpacks a diff
+// straight into Dir and reads file contents from it. With whiteouts other than WhiteoutsNone, Dir
+// holds the layer's own changes only. Without Placer the store mounts the layer.
+type Placer interface {
+	Place(ctx context.Context, l Layer) (Place, error)
+}
+
+// Differ writes the layer's difference from its nearest parent as an uncompressed layer tar
+// (OCI image spec, layer.md: whiteouts as .wh. files), the same bytes each time, entries in path
+// order. Owners are written as the container sees them. Without it the store compares both trees.
+type Differ interface {
+	Diff(ctx context.Context, l Layer, w io.Writer) error
+}
+
+// Changer lists the difference from the nearest parent. Without it the store compares both trees.
+type Changer interface {
+	Changes(ctx context.Context, l Layer) iter.Seq2[Change, error]
+}
+
+// Applier unpacks an uncompressed layer tar into an empty layer and returns the sum of the file
+// sizes in it. It is for backends that keep no files, such as disk images. Without it the store
+// unpacks into Placer's directory or a mount.
+type Applier interface {
+	Apply(ctx context.Context, l Layer, r io.Reader) (int64, error)
+}
+
+// Meter tells what a layer occupies without reading the parents. Without it the store walks the
+// layer's Place, or the mounted tree.
+type Meter interface {
+	Usage(ctx context.Context, l Layer) (Usage, error)
+}
+
+// Limiter keeps a layer within Layer.Limit from Create on and lets the limit be changed later.
+// Without it asking for a limit is an error.
+type Limiter interface {
+	SetLimit(ctx context.Context, l Layer, bytes int64) error
+}
+
+// IDMapper can show a layer whose parents are stored with another IDMap than its own. MapIDs is
+// called once, after Create, for such a layer; ErrNotImplemented if the kernel or the file system
+// cannot. Without it, or then, the store mounts the layer and changes the owner of every file in it.
+type IDMapper interface {
+	MapIDs(ctx context.Context, l Layer) error
+}
+
+// Cloner makes l a copy of the template, a sealed layer with the same parents, without reading its
+// content through a tar. It replaces Create. Without it the template's diff is applied to a new layer.
+type Cloner interface {
+	Clone(ctx context.Context, l Layer, template Layer) error
+}
+
+// Activator is called before a layer's first mount and after its last unmount. Without it nothing
+// happens.
+type Activator interface {
+	Activate(ctx context.Context, l Layer) error
+	Deactivate(ctx context.Context, l Layer) error
+}
+
+// Syncer makes everything in the layer durable. Without it the store calls syncfs(2) on Home.
+type Syncer interface {
+	Sync(ctx context.Context, l Layer) error
+}
+
+// Checker looks for damage that only the backend can see and mends what can be mended without
+// guessing if repair is set. Without it check compares the tree with Lister's answer only.
+type Checker interface {
+	Check(ctx context.Context, l Layer, repair bool) error
+}
+
+// Lister lists the IDs of all layers in Home, whole or half made, in any order. Without it data
+// that has no metadata cannot be found.
+type Lister interface {
+	List(ctx context.Context) ([]string, error)
+}
+
+// Reporter adds fields to `docker info` and `strata info`. Without it only the store's own are shown.
+type Reporter interface {
+	Report(ctx context.Context) ([]Field, error)
+}
+
+// Closer releases what the backend holds. Without it nothing happens.
+type Closer interface {
+	Close() error
+}
