@@ -1,0 +1,96 @@
+// Package layerdir is what backends have in common that keep each layer as a complete tree in a directory:
+// <home>/<ID> is the layer's root. Such a backend embeds [Dirs] and has Mounts, Place and List.
+package layerdir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend"
+)
+
+// What Dirs is a part of.
+var (
+	_ backend.Placer = Dirs{}
+	_ backend.Lister = Dirs{}
+)
+
+// Dirs finds layers' directories. It is immutable, so that its methods may be called concurrently.
+type Dirs struct{ Env backend.Env }
+
+// layerID is the grammar of backend.Layer.ID.
+var layerID = regexp.MustCompile(`^[a-z0-9]{1,64}$`)
+
+// Path returns where a layer of this store is, or is to be. ErrInvalidArgument for an ID that could lead
+// elsewhere: "" would be the whole home.
+func (d Dirs) Path(id string) (string, error) {
+	if !layerID.MatchString(id) {
+		return "", fmt.Errorf("layer ID %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return filepath.Join(d.Env.Home, id), nil
+}
+
+// Find looks a layer up in Home and then in the additional stores. ErrNotFound.
+func (d Dirs) Find(id string) (string, error) {
+	if _, err := d.Path(id); err != nil {
+		return "", err
+	}
+	for _, home := range append([]string{d.Env.Home}, d.Env.Stores...) {
+		dir := filepath.Join(home, id)
+		_, err := os.Lstat(dir)
+		if err == nil {
+			return dir, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("directory of layer %s: %w", id, errdefs.ErrNotFound)
+}
+
+// Mounts binds the directory. ErrNotImplemented for an SELinux label, which a bind mount cannot have.
+func (d Dirs) Mounts(_ context.Context, l backend.Layer, o backend.MountOptions) ([]backend.Mount, error) {
+	if o.Label != "" {
+		return nil, fmt.Errorf("mount layer %s: only overlay can label a mount for SELinux: %w", l.ID, errdefs.ErrNotImplemented)
+	}
+	dir, err := d.Find(l.ID)
+	if err != nil {
+		return nil, fmt.Errorf("mount layer %s: %w", l.ID, err)
+	}
+	m := backend.Mount{Type: "bind", Source: dir}
+	if o.ReadOnly {
+		m.Options = []string{"ro"}
+	}
+	return []backend.Mount{m}, nil
+}
+
+// Place returns the directory, which has no whiteouts.
+func (d Dirs) Place(_ context.Context, l backend.Layer) (backend.Place, error) {
+	dir, err := d.Find(l.ID)
+	if err != nil {
+		return backend.Place{}, fmt.Errorf("find layer %s: %w", l.ID, err)
+	}
+	return backend.Place{Dir: dir, Whiteouts: backend.WhiteoutsNone}, nil
+}
+
+// List returns the names in Home that can be layers.
+func (d Dirs) List(context.Context) ([]string, error) {
+	entries, err := os.ReadDir(d.Env.Home)
+	if err != nil {
+		return nil, fmt.Errorf("list layers: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if layerID.MatchString(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}

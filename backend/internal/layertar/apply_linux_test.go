@@ -1,0 +1,82 @@
+package layertar
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+)
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("owners, devices and trusted attributes need root")
+	}
+}
+
+type member struct {
+	tar.Header
+	body string
+}
+
+func makeTar(t testing.TB, members ...member) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, m := range members {
+		h := m.Header
+		h.Size = int64(len(m.body))
+		if h.Typeflag == 0 {
+			h.Typeflag = tar.TypeReg
+		}
+		if h.Mode == 0 {
+			h.Mode = 0o644
+		}
+		if h.ModTime.IsZero() {
+			h.ModTime = time.Unix(1000000000, 0)
+		}
+		assert.NilError(t, w.WriteHeader(&h))
+		_, err := w.Write([]byte(m.body))
+		assert.NilError(t, err)
+	}
+	assert.NilError(t, w.Close())
+	return b.Bytes()
+}
+
+func TestApplySimple(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	data := makeTar(t,
+		member{Header: tar.Header{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o751}},
+		member{Header: tar.Header{Name: "etc/passwd", Uid: 7, Gid: 8, Mode: 0o4755}, body: "root"},
+		member{Header: tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "etc"}},
+		member{Header: tar.Header{Name: "link/late"}, body: "via link"},
+		member{Header: tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "etc/passwd", Uid: 7, Gid: 8, Mode: 0o4755}},
+	)
+	r, err := Apply(context.Background(), dir, bytes.NewReader(data), Options{Whiteouts: backend.WhiteoutsNone})
+	assert.NilError(t, err)
+	assert.Equal(t, r.Size, int64(12))
+	assert.Equal(t, r.Bytes, int64(len(data)))
+	assert.Equal(t, r.Entries, 5)
+	got, err := os.ReadFile(filepath.Join(dir, "etc/late"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(got), "via link")
+	st, err := os.Stat(filepath.Join(dir, "hard"))
+	assert.NilError(t, err)
+	assert.Equal(t, st.Mode(), os.ModeSetuid|0o755)
+	st, err = os.Stat(filepath.Join(dir, "etc"))
+	assert.NilError(t, err)
+	assert.Equal(t, st.ModTime().Unix(), int64(1000000000))
+}
+
+func mkdir(t testing.TB, dir string) {
+	t.Helper()
+	assert.NilError(t, os.Mkdir(dir, 0o755))
+}

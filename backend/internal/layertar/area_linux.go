@@ -1,0 +1,94 @@
+package layertar
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// areaDir holds the files of AUFS's hard-link area while the tar is unpacked. Its name cannot come
+// from a tar: the dialects with an area skip names that start so.
+const areaDir = metaPrefix + "strata"
+
+// area is AUFS's hard-link area (".wh..wh.plnk"): files that are not part of the layer themselves
+// but the targets of hard links in it.
+type area struct {
+	files map[string]string // name in the area: name in areaDir
+	made  bool
+}
+
+// store unpacks a file into the area. The log keeps its data: it is nowhere else by the end.
+func (r *area) store(a *applier, e *entry, name string) error {
+	if e.kind != kindFile {
+		return nil
+	}
+	if len(r.files) == maxPending {
+		return errTooMany("files in "+linkArea, maxPending)
+	}
+	at, err := newAttrs(e, a.o.IDMap)
+	if err != nil {
+		return err
+	}
+	d, err := r.dir(a)
+	if err != nil {
+		return err
+	}
+	defer d.unpin()
+	base := path.Base(name)
+	if r.files == nil {
+		r.files = map[string]string{}
+	}
+	own := strconv.Itoa(a.entries)
+	r.files[base] = own
+	var tee func([]byte)
+	if a.o.Log != nil {
+		tee = a.o.Log.framing
+	}
+	return a.hand(&job{dir: d, acl: d.acl, name: own, kind: kindFile, attrs: at, size: e.size}, e, tee)
+}
+
+func (r *area) dir(a *applier) (*dir, error) {
+	if r.made {
+		return a.tree.lookup(areaDir)
+	}
+	r.made = true
+	return a.replaceByDir(a.tree.root, areaDir, areaDir, 0o700, absent)
+}
+
+// link makes a hard link to a file in the area. Docker copies the file instead; the content is the
+// same, and the links stay links.
+func (r *area) link(a *applier, target string, d *dir, base string) error {
+	own, ok := r.files[path.Base(target)]
+	if !ok {
+		return fmt.Errorf("link to %q, which is not in the tar: %w", target, errdefs.ErrInvalidArgument)
+	}
+	from, err := r.dir(a)
+	if err != nil {
+		return err
+	}
+	defer from.unpin()
+	if err := a.writers.wait(); err != nil {
+		return err
+	}
+	if err := unix.Linkat(from.fd, own, d.fd, base, 0); err != nil {
+		return fmt.Errorf("link to %q: %w", target, err)
+	}
+	a.tree.made[a.tree.key(joinName(d.path, base))] = made{}
+	return nil
+}
+
+// remove deletes the area. Further calls do nothing. The writers are idle.
+func (r *area) remove(a *applier) error {
+	if !r.made {
+		return nil
+	}
+	r.made = false
+	a.tree.drop(areaDir)
+	if _, err := a.removeTree(a.tree.root.fd, areaDir, areaDir, true); err != nil {
+		return fmt.Errorf("remove %s: %w", areaDir, err)
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package layertar
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"strata/backend"
+)
+
+// copyLen is how much is read and written at a time.
+const copyLen = 256 << 10
+
+// WriteChanges writes a layer tar with the changes, in their order, taking what was added or
+// modified from the tree at dir. Deletions become .wh. files, files with the same inode hard links
+// to the first of them; sockets are left out, as in Docker. The same tree gives the same bytes.
+//
+// A file that cannot be read is an error; the tar is then cut off.
+func WriteChanges(ctx context.Context, w io.Writer, dir string, changes iter.Seq2[backend.Change, error], o WriteOptions) error {
+	root, err := openRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer closeQuietly(root, -1)
+	p := &packer{
+		o:     o,
+		out:   bufio.NewWriterSize(w, copyLen),
+		dirs:  newDirReader(root),
+		first: map[inode]string{},
+		buf:   make([]byte, copyLen),
+	}
+	defer p.dirs.close()
+	for c, err := range changes {
+		if err != nil {
+			return fmt.Errorf("list changes in %s: %w", dir, err)
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := p.change(ctx, c); err != nil {
+			return fmt.Errorf("pack %q from %s: %w", c.Path, dir, err)
+		}
+	}
+	var end [2 * blockSize]byte
+	if _, err := p.out.Write(end[:]); err != nil {
+		return fmt.Errorf("write tar: %w", err)
+	}
+	if err := p.out.Flush(); err != nil {
+		return fmt.Errorf("write tar: %w", err)
+	}
+	return nil
+}
+
+// packer is one call of WriteChanges.
+type packer struct {
+	o     WriteOptions
+	out   *bufio.Writer
+	enc   encoder
+	dirs  *dirReader
+	first map[inode]string // files with several links: the name that was packed first
+	buf   []byte
+}
+
+type inode struct{ dev, ino uint64 }
+
+func (p *packer) change(ctx context.Context, c backend.Change) error {
+	name, err := cleanName(c.Path)
+	if err != nil {
+		return err
+	}
+	if name == "." {
+		return fmt.Errorf("the root is no change: %w", errdefs.ErrInvalidArgument)
+	}
+	if c.Kind == backend.Deleted {
+		parent, base := splitName(name)
+		_, err := p.out.Write(p.enc.encode(&entry{name: joinName(parent, whiteoutPrefix+base), kind: kindFile, mode: 0o600}))
+		return err
+	}
+	err = p.pack(ctx, name)
+	if p.o.Vanished && gone(err) {
+		return nil
+	}
+	return err
+}
+
+// errVanished marks errors that mean that a file was there a moment ago.
+var errVanished = errors.New("file has vanished")
+
+func gone(err error) bool { return errors.Is(err, errVanished) }
+
+// vanished marks err if it says that the path does not lead to the file any more.
+func vanished(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ESTALE) {
+		return fmt.Errorf("%w: %w", errVanished, err)
+	}
+	return err
+}
+
+func (p *packer) pack(ctx context.Context, name string) error {
+	parent, base := splitName(name)
+	dir, err := p.dirs.dir(parent)
+	if err != nil {
+		return vanished(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return vanished(err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFSOCK:
+		return nil
+	case unix.S_IFREG:
+		return p.file(ctx, dir, base, name)
+	}
+	e := &entry{name: name}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		if e.link, err = readLink(dir, base); err != nil {
+			return vanished(err)
+		}
+	}
+	if err := p.describe(e, &st); err != nil {
+		return err
+	}
+	if e.xattrs, err = readXattrs(node{fd: -1, dir: dir, name: base}); err != nil {
+		return vanished(err)
+	}
+	return p.header(e, &st)
+}
+
+// describe fills e from st.
+func (p *packer) describe(e *entry, st *unix.Stat_t) error {
+	uid, gid, err := p.o.IDMap.ToContainer(st.Uid, st.Gid)
+	if err != nil {
+		return err
+	}
+	e.mode, e.uid, e.gid = st.Mode&modeBits, int64(uid), int64(gid)
+	e.mtime = stamp{st.Mtim.Sec, st.Mtim.Nsec}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		e.kind, e.size = kindFile, st.Size
+	case unix.S_IFDIR:
+		e.kind, e.name = kindDir, e.name+"/"
+	case unix.S_IFLNK:
+		e.kind, e.mode = kindSymlink, 0o777
+	case unix.S_IFIFO:
+		e.kind = kindFifo
+	case unix.S_IFCHR:
+		e.kind = kindChar
+	case unix.S_IFBLK:
+		e.kind = kindBlock
+	default:
+		return fmt.Errorf("file of unknown kind %#o: %w", st.Mode, errdefs.ErrNotImplemented)
+	}
+	if e.kind == kindChar || e.kind == kindBlock {
+		e.major, e.minor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	}
+	return nil
+}
+
+// header writes the entry, as a hard link if its inode was packed before. What follows it is data
+// only if e is a file of a size.
+func (p *packer) header(e *entry, st *unix.Stat_t) error {
+	if st.Nlink > 1 && e.kind != kindDir {
+		key := inode{st.Dev, st.Ino}
+		if target, ok := p.first[key]; ok {
+			e.kind, e.link, e.size = kindLink, target, 0
+			e.major, e.minor = 0, 0
+		} else {
+			p.first[key] = e.name
+		}
+	}
+	_, err := p.out.Write(p.enc.encode(e))
+	return err
+}
+
+func (p *packer) file(ctx context.Context, dir int, base, name string) error {
+	fd, err := openFileAt(dir, base)
+	if err != nil {
+		return vanished(err)
+	}
+	defer closeQuietly(fd, -1)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG { // replaced since we looked
+		return fmt.Errorf("is no regular file any more: %w", errVanished)
+	}
+	e := &entry{name: name}
+	if err := p.describe(e, &st); err != nil {
+		return err
+	}
+	if e.xattrs, err = readXattrs(node{fd: fd, dir: dir, name: base}); err != nil {
+		return err
+	}
+	if err := p.header(e, &st); err != nil {
+		return err
+	}
+	return p.data(ctx, fd, e.size)
+}
+
+// data copies size bytes of a file and pads them to a block. A file that grew is cut off there.
+func (p *packer) data(ctx context.Context, fd int, size int64) error {
+	for offset := int64(0); offset < size; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		want := p.buf[:min(int64(len(p.buf)), size-offset)]
+		n, err := preadFull(fd, want, offset)
+		if err != nil {
+			return err
+		}
+		if n < len(want) && !p.o.Vanished {
+			return fmt.Errorf("file shrank from %d to %d bytes while it was read: %w", size, offset+int64(n), errdefs.ErrUnavailable)
+		}
+		clear(want[n:])
+		if _, err := p.out.Write(want); err != nil {
+			return err
+		}
+		offset += int64(len(want))
+	}
+	var zeros [blockSize]byte
+	_, err := p.out.Write(zeros[:padding(size)])
+	return err
+}
+
+// packedXattr tells which attributes go into a tar: Docker's user.* and security.capability, and
+// besides them ACLs and trusted.* as far as they are not overlayfs's. Labels of the host stay out.
+func packedXattr(name string) bool {
+	if foreignXattr(name) {
+		return false
+	}
+	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") ||
+		name == "security.capability" || name == aclAccess || name == aclDefault
+}

@@ -1,0 +1,296 @@
+package layertar
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+)
+
+func dirEntry(name string) member {
+	return member{Header: tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755}}
+}
+
+func fileEntry(name, body string) member { return member{Header: tar.Header{Name: name}, body: body} }
+
+func linkEntry(name, target string) member {
+	return member{Header: tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target}}
+}
+
+func symlinkEntry(name, target string) member {
+	return member{Header: tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777}}
+}
+
+func xattrEntry(m member, name, value string) member {
+	m.PAXRecords = map[string]string{xattrPrefix + name: value}
+	return m
+}
+
+// sentinel is a directory with a layer in it and, around it, files that must not change.
+type sentinel struct {
+	outer, layer string
+	before       map[string]string
+}
+
+func newSentinel(t testing.TB) *sentinel {
+	t.Helper()
+	s := &sentinel{outer: t.TempDir()}
+	s.layer = filepath.Join(s.outer, "store", "layer")
+	assert.NilError(t, os.MkdirAll(s.layer, 0o755))
+	assert.NilError(t, os.WriteFile(filepath.Join(s.outer, "secret"), []byte("secret"), 0o600))
+	assert.NilError(t, os.WriteFile(filepath.Join(s.outer, "store", "secret"), []byte("secret"), 0o600))
+	s.before = s.outside(t)
+	return s
+}
+
+func (s *sentinel) outside(t testing.TB) map[string]string {
+	t.Helper()
+	all, err := snapshot(s.outer)
+	assert.NilError(t, err)
+	for path := range all {
+		if within(path, "store/layer") {
+			delete(all, path)
+		}
+	}
+	return all
+}
+
+func (s *sentinel) check(t testing.TB) {
+	t.Helper()
+	assert.Equal(t, cmp.Diff(s.before, s.outside(t)), "", "something outside the layer changed")
+}
+
+// openFiles counts the process's file descriptors.
+func openFiles(t testing.TB) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	assert.NilError(t, err)
+	return len(list)
+}
+
+// hostileTar is a tar that must be refused, or end within the layer.
+type hostileTar struct {
+	name    string
+	dialect backend.Whiteouts
+	members []member
+	want    error    // nil: accepted
+	paths   []string // that must be there then
+}
+
+func hostilePaths() []hostileTar {
+	return []hostileTar{
+		{name: "dot dot", members: []member{fileEntry("../x", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "dot dot inside", members: []member{fileEntry("a/../../x", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "only dot dot", members: []member{dirEntry("..")}, want: errdefs.ErrInvalidArgument},
+		{name: "absolute", members: []member{fileEntry("/x", "")}, paths: []string{"x"}},
+		{name: "absolute dot dot", members: []member{fileEntry("/../x", "")}, paths: []string{"x"}},
+		{name: "root as a file", members: []member{fileEntry(".", "x")}, want: errdefs.ErrInvalidArgument},
+		{name: "symlink to root", members: []member{symlinkEntry("l", "/"), fileEntry("l/x", "")}, paths: []string{"x"}},
+		{name: "symlink up", members: []member{symlinkEntry("l", "../.."), fileEntry("l/secret", "x")}, paths: []string{"secret"}},
+		{name: "symlink to new directory", members: []member{symlinkEntry("lib", "usr/lib"), fileEntry("lib/x", "")}, paths: []string{"usr/lib/x"}},
+		{name: "symlink loop", members: []member{symlinkEntry("l", "l"), fileEntry("l/x", "")}, want: unix.ELOOP},
+		{name: "through a file", members: []member{fileEntry("f", ""), fileEntry("f/x", "")}, want: unix.ENOTDIR},
+		{name: "over a symlink", members: []member{symlinkEntry("l", "../secret"), fileEntry("l", "x")}, paths: []string{"l"}},
+		{name: "symlink swap", members: []member{dirEntry("d"), fileEntry("d/a", ""), symlinkEntry("d", "../.."), fileEntry("d/secret", "x")}, paths: []string{"secret"}},
+		{name: "whiteout through symlink", members: []member{symlinkEntry("l", "../.."), fileEntry("l/.wh.secret", "")}},
+		{name: "opaque through symlink", members: []member{symlinkEntry("l", ".."), fileEntry("l/.wh..wh..opq", "")}},
+	}
+}
+
+func hostileEntries() []hostileTar {
+	const overlay = backend.WhiteoutsOverlay
+	return []hostileTar{
+		{name: "hard link up", members: []member{linkEntry("h", "../secret")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link absolute", members: []member{linkEntry("h", "/etc/passwd")}, want: unix.ENOENT},
+		{name: "hard link through symlink", members: []member{symlinkEntry("l", "../.."), linkEntry("h", "l/secret")}, want: unix.ENOENT},
+		{name: "hard link to symlink", members: []member{symlinkEntry("l", "../secret"), linkEntry("h", "l"), fileEntry("h", "x")}, paths: []string{"h"}},
+		{name: "hard link to directory", members: []member{dirEntry("d"), linkEntry("h", "d")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link to itself", members: []member{linkEntry("h", "h")}, want: unix.ENOENT},
+		{name: "hard link to its file", members: []member{fileEntry("h", ""), linkEntry("h", "h")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link circle", members: []member{linkEntry("a", "b"), linkEntry("b", "a")}, want: unix.ENOENT},
+		{name: "hard links first", members: []member{linkEntry("a", "b"), linkEntry("b", "c"), fileEntry("c", "x")}, paths: []string{"a", "b", "c"}},
+		{name: "empty name", members: []member{fileEntry("", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "whiteout of nothing", members: []member{fileEntry("d/.wh.", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "whiteout of dot", members: []member{fileEntry("d/.wh..", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "whiteout of dot dot", members: []member{fileEntry("d/.wh...", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "AUFS bookkeeping", members: []member{fileEntry(".wh..wh.aufs", "x"), dirEntry(".wh..wh.orph"), fileEntry(".wh..wh.orph/x", "")}},
+		{name: "AUFS link that is not there", members: []member{linkEntry("h", ".wh..wh.plnk/1.2")}, want: errdefs.ErrInvalidArgument},
+		{
+			name: "overlay device", dialect: overlay, want: errdefs.ErrInvalidArgument,
+			members: []member{{Header: tar.Header{Name: "d", Typeflag: tar.TypeChar}}},
+		},
+		{
+			name: "hard link to a whiteout", dialect: overlay, want: errdefs.ErrInvalidArgument,
+			members: []member{fileEntry(".wh.a", ""), linkEntry("b", "a")},
+		},
+		{
+			name: "below a FIFO", members: []member{{Header: tar.Header{Name: "p", Typeflag: tar.TypeFifo}}, fileEntry("p/.wh.x", "")},
+			paths: []string{"p"},
+		},
+		{
+			name: "owner out of range", want: errdefs.ErrInvalidArgument,
+			members: []member{{Header: tar.Header{Name: "f", Uid: 0xffffffff}}},
+		},
+		{
+			name: "device out of range", want: errdefs.ErrInvalidArgument,
+			members: []member{{Header: tar.Header{Name: "f", Typeflag: tar.TypeChar, Devmajor: 5000, Devminor: 1}}},
+		},
+		{name: "name too long", members: []member{fileEntry(strings.Repeat("n", 300), "")}, want: unix.ENAMETOOLONG},
+	}
+}
+
+// TestHostile unpacks what nobody should.
+func TestHostile(t *testing.T) {
+	needRoot(t)
+	for _, test := range append(hostilePaths(), hostileEntries()...) {
+		t.Run(test.name, func(t *testing.T) {
+			defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+			s := newSentinel(t)
+			before := openFiles(t)
+			_, err := Apply(t.Context(), s.layer, bytes.NewReader(makeTar(t, test.members...)), Options{Whiteouts: test.dialect})
+			assert.Equal(t, openFiles(t), before, "file descriptors are left open")
+			s.check(t)
+			if test.want != nil {
+				assert.ErrorIs(t, err, test.want)
+				return
+			}
+			assert.NilError(t, err)
+			for _, path := range test.paths {
+				_, err := os.Lstat(filepath.Join(s.layer, path))
+				assert.NilError(t, err)
+			}
+			_, err = os.Lstat(filepath.Join(s.layer, areaDir))
+			assert.ErrorIs(t, err, os.ErrNotExist)
+		})
+	}
+}
+
+// TestTorn cuts a tar at every length that matters and expects an error, no leak and no hang.
+func TestTorn(t *testing.T) {
+	needRoot(t)
+	whole := makeTar(t, dirEntry("d"), fileEntry("d/f", strings.Repeat("x", 700)), xattrEntry(fileEntry("d/g", "y"), "user.k", "v"))
+	for _, cut := range []int{0, 1, 511, 513, 1025, 1536, 1536 + 699, 2561, 2570, 3073, 4097} {
+		before := openFiles(t)
+		_, err := Apply(t.Context(), t.TempDir(), bytes.NewReader(whole[:cut]), Options{})
+		assert.ErrorIs(t, err, io.ErrUnexpectedEOF, "cut at %d", cut)
+		assert.Equal(t, openFiles(t), before)
+	}
+}
+
+// TestHeaderBombs gives headers that claim to be followed by far too much.
+func TestHeaderBombs(t *testing.T) {
+	needRoot(t)
+	for _, kind := range []byte{'x', 'g', 'L', 'K'} {
+		for _, size := range []int64{maxSpecial + 1, 4 << 30, 1 << 33, -1} {
+			h := headerBlock(t, kind, size)
+			_, err := Apply(t.Context(), t.TempDir(), io.MultiReader(bytes.NewReader(h), zeros{}), Options{})
+			assert.ErrorIs(t, err, errdefs.ErrInvalidArgument, "%c %d", kind, size)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// headerBlock makes a header with a base-256 size.
+func headerBlock(t testing.TB, kind byte, size int64) []byte {
+	t.Helper()
+	var h rawHeader
+	copy(h.bytes(fieldName), "bomb")
+	for i := range 12 {
+		h[fieldSize.end-1-i] = byte(size >> (8 * min(i, 7)))
+		if i > 7 {
+			h[fieldSize.end-1-i] = byte(size >> 63)
+		}
+	}
+	h[fieldSize.start] |= 0x80
+	h[typeOffset] = kind
+	copy(h.bytes(fieldMagic), "ustar\x0000")
+	sum, _ := h.sums()
+	putOctal(h.bytes(field{fieldChecksum.start, fieldChecksum.end - 1}), sum)
+	return h[:]
+}
+
+// TestOwnAttributes holds that overlayfs's attributes never reach the disk and others do.
+func TestOwnAttributes(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	data := makeTar(t,
+		xattrEntry(dirEntry("d"), "trusted.overlay.redirect", "/other"),
+		xattrEntry(fileEntry("f", ""), "user.overlay.metacopy", ""),
+		xattrEntry(fileEntry("g", ""), "trusted.mine", "kept"),
+		xattrEntry(symlinkEntry("l", "g"), "user.k", "refused by Linux, left out"),
+	)
+	_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{Whiteouts: backend.WhiteoutsOverlay})
+	assert.NilError(t, err)
+	got, err := snapshot(dir)
+	assert.NilError(t, err)
+	for path, line := range got {
+		assert.Assert(t, !strings.Contains(line, "overlay"), "%s: %s", path, line)
+	}
+	assert.Assert(t, strings.Contains(got["g"], `trusted.mine="kept"`))
+}
+
+// TestCancel stops an Apply whose tar never ends.
+func TestCancel(t *testing.T) {
+	needRoot(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	endless := io.MultiReader(bytes.NewReader(makeTar(t, fileEntry("f", ""))), zeros{})
+	_, err := Apply(ctx, t.TempDir(), endless, Options{})
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestReadError passes on what the stream says.
+func TestReadError(t *testing.T) {
+	needRoot(t)
+	broken := errors.New("connection lost")
+	r := io.MultiReader(bytes.NewReader(headerBlock(t, '0', 1<<20)), failing{broken})
+	_, err := Apply(t.Context(), t.TempDir(), r, Options{})
+	assert.ErrorIs(t, err, broken)
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// TestDiskFull unpacks into a small file system.
+func TestDiskFull(t *testing.T) {
+	needRoot(t)
+	dir := loopMount(t, "ext4", 8<<20)
+	for _, size := range []int{64 << 10, 16 << 20} {
+		before := openFiles(t)
+		var list []member
+		for i := range (32 << 20) / size {
+			list = append(list, fileEntry(strings.Repeat("f", i+1), strings.Repeat("x", size)))
+			if i == 200 {
+				break
+			}
+		}
+		layer := filepath.Join(dir, "layer")
+		mkdir(t, layer)
+		_, err := Apply(t.Context(), layer, bytes.NewReader(makeTar(t, list...)), Options{})
+		assert.ErrorIs(t, err, unix.ENOSPC)
+		assert.Equal(t, openFiles(t), before)
+		assert.NilError(t, os.RemoveAll(layer))
+	}
+}

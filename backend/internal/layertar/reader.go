@@ -1,0 +1,339 @@
+package layertar
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// reader reads a tar entry by entry. What is not taken of an entry's data counts as framing, and
+// all framing is passed to raw in the order of the stream: together with the data that was taken
+// it makes up the stream.
+type reader struct {
+	src     *source
+	raw     func([]byte) // may be nil; must not keep the bytes
+	header  rawHeader
+	stored  int64 // data of the entry not read yet, bytes
+	padding int64 // zeros after it
+	scratch []byte
+}
+
+// next returns the entry after the current one, whose remaining data is skipped, or io.EOF at the
+// end of the archive. What follows the end is left to drain.
+func (r *reader) next() (*entry, error) {
+	if err := r.skip(); err != nil {
+		return nil, err
+	}
+	var x extension
+	for extended := false; ; extended = true {
+		end, err := r.readHeader()
+		if err != nil {
+			return nil, err
+		}
+		if end && extended {
+			return nil, fmt.Errorf("tar ends after an extension header: %w", io.ErrUnexpectedEOF)
+		}
+		if end {
+			return nil, io.EOF
+		}
+		more, err := r.extend(&x)
+		if err != nil {
+			return nil, err
+		}
+		if !more {
+			return r.entry(&x)
+		}
+	}
+}
+
+// readHeader reads a header block and reports whether it ends the archive: two blocks of zeros,
+// one and the end of the stream, or the end of the stream.
+func (r *reader) readHeader() (end bool, err error) {
+	if end, err = r.readBlock(); end || err != nil {
+		return end, err
+	}
+	if r.header != (rawHeader{}) {
+		if err := r.header.verify(); err != nil {
+			return false, fmt.Errorf("tar at byte %d: %w", r.offset()-blockSize, err)
+		}
+		return false, nil
+	}
+	if end, err = r.readBlock(); end || err != nil {
+		return end, err
+	}
+	if r.header != (rawHeader{}) {
+		return false, fmt.Errorf("tar goes on after a block of zeros at byte %d: %w", r.offset()-2*blockSize, errdefs.ErrInvalidArgument)
+	}
+	return true, nil
+}
+
+func (r *reader) readBlock() (end bool, err error) {
+	n, err := r.src.read(r.header[:])
+	r.emit(r.header[:n])
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, fmt.Errorf("tar ends within a header at byte %d: %w", r.offset(), err)
+	}
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return false, err
+}
+
+// offset is where in the stream the reader stands.
+func (r *reader) offset() int64 { return r.src.total - int64(r.src.end-r.src.pos) }
+
+func (r *reader) emit(p []byte) {
+	if r.raw != nil && len(p) > 0 {
+		r.raw(p)
+	}
+}
+
+// extend works an extension header into x and reports whether it was one. PAX global headers are
+// checked for size and left at that, as Docker does: git puts a comment there.
+func (r *reader) extend(x *extension) (bool, error) {
+	kind := r.header[typeOffset]
+	switch kind {
+	case 'x', 'g', 'L', 'K':
+	default:
+		return false, nil
+	}
+	size, err := number(r.header.bytes(fieldSize))
+	if err != nil {
+		return false, fmt.Errorf("size of extension header %q: %w", kind, err)
+	}
+	if size < 0 || size > maxSpecial {
+		return false, fmt.Errorf("extension header %q is %d bytes long, at most %d are allowed: %w", kind, size, maxSpecial, errdefs.ErrInvalidArgument)
+	}
+	data, err := r.special(size)
+	if err != nil {
+		return false, fmt.Errorf("extension header %q: %w", kind, err)
+	}
+	switch kind {
+	case 'x':
+		return true, x.setPAX(string(data))
+	case 'L':
+		x.longName = text(data)
+	case 'K':
+		x.longLink = text(data)
+	}
+	return true, nil
+}
+
+// special reads framing of the given size and the padding after it. The bytes are good until the
+// next call.
+func (r *reader) special(size int64) ([]byte, error) {
+	padded := int(size + padding(size))
+	if cap(r.scratch) < padded {
+		r.scratch = make([]byte, padded)
+	}
+	data := r.scratch[:padded]
+	n, err := r.src.read(data)
+	r.emit(data[:n])
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && int64(n) < size {
+		return nil, fmt.Errorf("tar ends within it: %w", io.ErrUnexpectedEOF)
+	}
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, err
+	}
+	return data[:size], nil
+}
+
+func padding(size int64) int64 { return -size & (blockSize - 1) }
+
+// entry completes the entry whose header block was read last.
+func (r *reader) entry(x *extension) (*entry, error) {
+	e := &entry{}
+	if err := r.header.decode(e); err != nil {
+		return nil, fmt.Errorf("tar header of %q: %w", e.name, err)
+	}
+	if err := x.apply(e); err != nil {
+		return nil, fmt.Errorf("tar entry %q: %w", e.name, err)
+	}
+	old := e.kind == 'S'
+	switch e.kind {
+	case 0: // v7
+		e.kind = kindFile
+		if strings.HasSuffix(e.name, "/") {
+			e.kind = kindDir
+		}
+	case 'S', '7':
+		e.kind = kindFile
+	case kindFile, kindLink, kindSymlink, kindChar, kindBlock, kindDir, kindFifo:
+	default:
+		return nil, fmt.Errorf("tar entry %q has the unknown type %q: %w", e.name, e.kind, errdefs.ErrNotImplemented)
+	}
+	if e.kind != kindFile {
+		e.size = 0 // some writers put a size; there is no data
+	}
+	if e.size < 0 {
+		return nil, fmt.Errorf("tar entry %q has the size %d: %w", e.name, e.size, errdefs.ErrInvalidArgument)
+	}
+	r.stored, r.padding = e.size, padding(e.size)
+	if err := r.sparse(e, &x.sparse, old); err != nil {
+		return nil, fmt.Errorf("tar entry %q: %w", e.name, err)
+	}
+	return e, nil
+}
+
+// sparse reads the sparse map, if there is one.
+func (r *reader) sparse(e *entry, p *paxSparse, old bool) error {
+	v, err := p.version()
+	if err != nil {
+		return err
+	}
+	if old {
+		v = mapInBlock
+	}
+	if v == notSparse {
+		return nil
+	}
+	if e.kind != kindFile {
+		return fmt.Errorf("sparse map for an entry of type %q: %w", e.kind, errdefs.ErrInvalidArgument)
+	}
+	e.sparse = true
+	switch v {
+	case notSparse:
+	case mapInBlock:
+		err = r.blockMap(e)
+	case mapInPAX:
+		e.segments, err = p.segments()
+	case mapInData:
+		e.segments, err = r.dataMap()
+	}
+	if err != nil {
+		return err
+	}
+	if v != mapInBlock {
+		if err := p.apply(e); err != nil {
+			return err
+		}
+	}
+	return checkSegments(e.segments, e.size, r.stored)
+}
+
+// blockMap reads the map of the old GNU format: four segments in the header and 21 in each block
+// after it.
+func (r *reader) blockMap(e *entry) error {
+	if r.header.format() != formatGNU {
+		return fmt.Errorf("sparse entry is not in GNU format: %w", errdefs.ErrInvalidArgument)
+	}
+	var err error
+	if e.size, err = number(r.header.bytes(fieldGNUReal)); err != nil {
+		return fmt.Errorf("real size: %w", err)
+	}
+	if e.segments, err = blockSegments(nil, r.header.bytes(fieldGNUSparse)); err != nil {
+		return err
+	}
+	for more, n := r.header[gnuExtendedOffset] != 0, 0; more; n++ {
+		if n == maxSpecial/blockSize {
+			return fmt.Errorf("sparse map is longer than %d bytes: %w", maxSpecial, errdefs.ErrInvalidArgument)
+		}
+		b, err := r.special(blockSize)
+		if err != nil {
+			return fmt.Errorf("sparse map: %w", err)
+		}
+		if e.segments, err = blockSegments(e.segments, b[:504]); err != nil {
+			return err
+		}
+		more = b[504] != 0
+	}
+	return nil
+}
+
+// dataMap reads the map of version 1.0: decimal numbers, one a line, padded to a block, the first
+// being the number of pairs.
+func (r *reader) dataMap() ([]segment, error) {
+	var lines []string
+	rest, want := "", 1
+	for n := 0; len(lines) < want; n++ {
+		if r.stored < blockSize || n == maxSpecial/blockSize {
+			return nil, fmt.Errorf("sparse map does not end: %w", errdefs.ErrInvalidArgument)
+		}
+		b, err := r.special(blockSize)
+		if err != nil {
+			return nil, fmt.Errorf("sparse map: %w", err)
+		}
+		r.stored -= blockSize
+		parts := strings.Split(rest+string(b), "\n")
+		rest = parts[len(parts)-1]
+		if len(rest) > blockSize {
+			return nil, fmt.Errorf("sparse map has a line of more than %d bytes: %w", blockSize, errdefs.ErrInvalidArgument)
+		}
+		lines = append(lines, parts[:len(parts)-1]...)
+		if want > 1 || len(lines) == 0 {
+			continue
+		}
+		pairs, err := parsePairs([]string{lines[0], "0"})
+		if err != nil || pairs[0].offset < 0 || pairs[0].offset > maxSegments {
+			return nil, fmt.Errorf("sparse map of %q segments: %w", lines[0], errdefs.ErrInvalidArgument)
+		}
+		want += 2 * int(pairs[0].offset)
+	}
+	return parsePairs(lines[1:want])
+}
+
+// take returns the next bytes of the entry's data, at most limit of them, or io.EOF after the
+// last. The caller releases the block.
+func (r *reader) take(limit int64) (piece, error) {
+	if r.stored == 0 {
+		return piece{}, io.EOF
+	}
+	p, err := r.src.take(min(limit, r.stored))
+	if err != nil {
+		return piece{}, torn(err)
+	}
+	r.stored -= int64(len(p.data))
+	return p, nil
+}
+
+// torn turns the end of the stream into an error.
+func torn(err error) error {
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("tar ends within the data of a file: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
+// skip passes what is left of the entry to raw. Only the padding may be missing at the end.
+func (r *reader) skip() error {
+	for r.stored > 0 {
+		p, err := r.take(r.stored)
+		if err != nil {
+			return err
+		}
+		r.emit(p.data)
+		p.b.release()
+	}
+	for r.padding > 0 {
+		p, err := r.src.take(r.padding)
+		if errors.Is(err, io.EOF) {
+			r.padding = 0
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		r.padding -= int64(len(p.data))
+		r.emit(p.data)
+		p.b.release()
+	}
+	return nil
+}
+
+// drain passes everything up to the end of the stream to raw.
+func (r *reader) drain() error {
+	for {
+		p, err := r.src.take(blockLen)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		r.emit(p.data)
+		p.b.release()
+	}
+}

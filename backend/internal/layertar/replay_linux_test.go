@@ -1,0 +1,56 @@
+package layertar
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+)
+
+// roundTrip applies a tar with a log and returns what the log gives back.
+func roundTrip(t testing.TB, data []byte, w backend.Whiteouts) []byte {
+	t.Helper()
+	tmp := t.TempDir()
+	dir := filepath.Join(tmp, "layer")
+	mkdir(t, dir)
+	l, err := CreateLog(filepath.Join(tmp, "log"))
+	assert.NilError(t, err)
+	_, err = Apply(context.Background(), dir, bytes.NewReader(data), Options{Whiteouts: w, Log: l})
+	if err != nil {
+		assert.NilError(t, l.Abort())
+	}
+	assert.NilError(t, err)
+	assert.NilError(t, l.Close())
+	log, err := OpenLog(filepath.Join(tmp, "log"))
+	assert.NilError(t, err)
+	var out bytes.Buffer
+	assert.NilError(t, log.Replay(context.Background(), &out, dir))
+	assert.NilError(t, log.Close())
+	return out.Bytes()
+}
+
+func TestReplayExact(t *testing.T) {
+	needRoot(t)
+	big := strings.Repeat("0123456789abcdef", 100000)
+	data := makeTar(t,
+		member{Header: tar.Header{Name: "d/", Typeflag: tar.TypeDir}},
+		member{Header: tar.Header{Name: "d/a"}, body: "first"},
+		member{Header: tar.Header{Name: "d/big"}, body: big},
+		member{Header: tar.Header{Name: "d/a"}, body: "second, longer"},
+		member{Header: tar.Header{Name: "e"}, body: "e"},
+		member{Header: tar.Header{Name: "d", Mode: 0o600}, body: "now a file"},
+		member{Header: tar.Header{Name: ".wh.e"}},
+		member{Header: tar.Header{Name: strings.Repeat("long/", 60) + "name"}, body: "x"},
+	)
+	data = append(data, []byte("trailing garbage")...)
+	for _, w := range []backend.Whiteouts{backend.WhiteoutsNone, backend.WhiteoutsOverlay, backend.WhiteoutsAUFS} {
+		got := roundTrip(t, data, w)
+		assert.Assert(t, bytes.Equal(got, data), "%d bytes, want %d", len(got), len(data))
+	}
+}

@@ -1,0 +1,139 @@
+package mount
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// Below lists the mounts on dir and in it, deepest first and of several on one target the topmost
+// first: the order to unmount them in. Targets start with dir as it was given, even if that leads
+// through symbolic links. Nothing if dir does not exist.
+func Below(dir string) ([]Info, error) {
+	resolved, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list mounts below %s: %w", dir, err)
+	}
+	if resolved, err = filepath.Abs(resolved); err != nil {
+		return nil, fmt.Errorf("list mounts below %s: %w", dir, err)
+	}
+	entries, err := readTable(mountinfo.PrefixFilter(resolved))
+	if err != nil {
+		return nil, fmt.Errorf("list mounts below %s: %w", dir, err)
+	}
+	infos := make([]Info, 0, len(entries))
+	for i := len(entries) - 1; i >= 0; i-- { // the table lists a mount after the one it covers
+		info := describe(entries[i])
+		info.Target = filepath.Join(dir, strings.TrimPrefix(info.Target, resolved))
+		infos = append(infos, info)
+	}
+	sort.SliceStable(infos, func(i, j int) bool {
+		return strings.Count(infos[i].Target, "/") > strings.Count(infos[j].Target, "/")
+	})
+	return infos, nil
+}
+
+// Mounted reports whether something is mounted on target, symbolic links resolved. It reads the
+// mount table only where the kernel has no quicker answer. A target that does not exist is not
+// mounted.
+func Mounted(target string) (bool, error) {
+	mounted, sure, err := mountinfo.MountedFast(target)
+	if err == nil && !sure {
+		mounted, err = mountinfo.Mounted(target)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a mount on %s: %w", target, err)
+	}
+	return mounted, nil
+}
+
+// Shared reports whether dir lies on a mount whose new mounts appear in other namespaces too.
+func Shared(dir string) (bool, error) {
+	id, err := mountID(dir)
+	if err != nil {
+		return false, fmt.Errorf("find mount of %s: %w", dir, err)
+	}
+	entries, err := readTable(func(i *mountinfo.Info) (skip, stop bool) {
+		return i.ID != id, i.ID == id
+	})
+	if err != nil {
+		return false, fmt.Errorf("find mount of %s: %w", dir, err)
+	}
+	if len(entries) == 0 {
+		return false, fmt.Errorf("find mount of %s: mount %d is not in the mount table", dir, id)
+	}
+	return describe(entries[0]).Shared, nil
+}
+
+// mountID returns the number that the mount table gives to the mount of path.
+func mountID(path string) (int, error) {
+	f, err := open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	fdinfo, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
+	if err != nil {
+		return 0, err
+	}
+	defer fdinfo.Close()
+	lines := bufio.NewScanner(fdinfo)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "mnt_id:"); ok {
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, errors.Join(errors.New("no mnt_id in fdinfo"), lines.Err())
+}
+
+func describe(i *mountinfo.Info) Info {
+	shared := false
+	for _, field := range strings.Fields(i.Optional) {
+		shared = shared || strings.HasPrefix(field, "shared:")
+	}
+	return Info{
+		Target: i.Mountpoint, Type: i.FSType, Source: i.Source, Root: i.Root,
+		Options: i.Options, Super: i.VFSOptions, Shared: shared,
+	}
+}
+
+// maxLine is as long as a line of the mount table can be before the options of the file system:
+// source, root and target with every byte escaped as four (\040), and some numbers. A scanner takes
+// lines of 64 KiB.
+const maxLine = 3*4*4096 + 1024
+
+// readTable reads the mount table of this thread's namespace.
+func readTable(filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
+	table, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	return parseTable(table, filter)
+}
+
+// parseTable cuts lines that are too long for package mountinfo, which then reads none at all. An
+// overlay mount, anybody's, lists up to 500 lower directories. What is cut is the end of Info.Super.
+func parseTable(table []byte, filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
+	var short bytes.Buffer
+	for line := range bytes.Lines(table) {
+		if len(line) > maxLine {
+			line = append(line[:maxLine:maxLine], '\n')
+		}
+		short.Write(line)
+	}
+	return mountinfo.GetMountsFromReader(&short, filter)
+}

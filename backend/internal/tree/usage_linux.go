@@ -1,0 +1,105 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"strata/backend"
+)
+
+// blockUnit is the unit of st_blocks, bytes, whatever the file system's block size is (stat(2)).
+const blockUnit = 512
+
+// Usage sums up what dir and all below it occupies, each inode once. What vanishes meanwhile and
+// what is mounted inside is not counted. A tree that is written to meanwhile gives some sum between the
+// two states.
+func Usage(ctx context.Context, dir string) (backend.Usage, error) {
+	root, err := Open(dir)
+	if err != nil {
+		return backend.Usage{}, fmt.Errorf("measure tree: %w", err)
+	}
+	defer root.Close()
+	m := meter{linked: map[inode]struct{}{}}
+	var st unix.Statx_t
+	if err := unix.Statx(root.FD, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
+		return backend.Usage{}, fmt.Errorf("measure tree: %w", &os.PathError{Op: "stat", Path: dir, Err: err})
+	}
+	m.count(&st)
+	if err := m.directory(ctx, root); err != nil {
+		return backend.Usage{}, fmt.Errorf("measure tree: %w", err)
+	}
+	return m.sum, nil
+}
+
+// inode names a file system's inode.
+type inode struct {
+	major, minor uint32
+	ino          uint64
+}
+
+// meter adds up one tree.
+type meter struct {
+	sum    backend.Usage
+	linked map[inode]struct{} // those with several names that were counted
+}
+
+func (m *meter) count(st *unix.Statx_t) {
+	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		id := inode{st.Dev_major, st.Dev_minor, st.Ino}
+		if _, counted := m.linked[id]; counted {
+			return
+		}
+		m.linked[id] = struct{}{}
+	}
+	m.sum.Inodes++
+	m.sum.Size += int64(st.Blocks) * blockUnit
+}
+
+func (m *meter) directory(ctx context.Context, d Dir) error {
+	var list []Entry
+	buf := make([]byte, listBuffer)
+	for {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("measure %s: %w", d.Path, err)
+		}
+		var err error
+		if list, err = d.next(buf, list); err != nil || len(list) == 0 {
+			return err
+		}
+		for _, e := range list {
+			if err := m.entry(ctx, d, e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (m *meter) entry(ctx context.Context, d Dir, e Entry) error {
+	var st unix.Statx_t
+	err := unix.Statx(d.FD, e.Name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
+	if errors.Is(err, unix.ENOENT) || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 { // the attribute is known from 5.8 on
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "stat", Path: filepath.Join(d.Path, e.Name), Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		m.count(&st)
+		return nil
+	}
+	sub, err := d.Open(e.Name)
+	switch {
+	case isMountPoint(err), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return nil // mounted over, removed or replaced
+	case err != nil:
+		return err
+	}
+	defer sub.Close()
+	m.count(&st)
+	return m.directory(ctx, sub)
+}
