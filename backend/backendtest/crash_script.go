@@ -1,0 +1,216 @@
+package backendtest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend/internal/failpoint"
+	"strata/backend/store"
+)
+
+// operation is one step of the script that Crash kills.
+type operation struct {
+	layer string
+	kind  opKind
+	after string // digest of the layer's diff afterwards, "" if it does not change, anyContent if unknown
+	run   func(ctx context.Context, s *store.Store) error
+}
+
+// In the place of a digest: content that depends on the clock, content that is as it was.
+const (
+	anyContent  = "any"
+	sameContent = "same"
+)
+
+type opKind int
+
+const (
+	opChange opKind = iota // afterwards the layer is there; its content is noted
+	opRemove               // afterwards it is not
+	opRead                 // changes nothing
+)
+
+// newCountdown returns a function that calls f the n-th time it is called, and else does nothing.
+func newCountdown(n int, f func() error) func() error {
+	var calls atomic.Int64
+	return func() error {
+		if calls.Add(1) == int64(n) {
+			return f()
+		}
+		return nil
+	}
+}
+
+// crashScript has every operation of a store at least once. Times are fixed where content is
+// compared between runs; nothing else depends on the clock.
+func crashScript() []operation {
+	create := func(name, parent string) operation {
+		return operation{name, opChange, digest(make([]byte, 1024)), func(ctx context.Context, s *store.Store) error {
+			return s.Create(ctx, name, parent, store.CreateOptions{})
+		}}
+	}
+	apply := func(name string, seed uint64) operation {
+		return operation{name, opChange, digest(crashArchive(seed)), func(ctx context.Context, s *store.Store) error {
+			_, err := s.Apply(ctx, name, bytes.NewReader(crashArchive(seed)))
+			return err
+		}}
+	}
+	write := func(name string, steps ...Step) operation {
+		return operation{name, opChange, anyContent, func(ctx context.Context, s *store.Store) error {
+			dir, err := s.Mount(ctx, name, store.MountOptions{})
+			if err != nil {
+				return err
+			}
+			return errors.Join(Steps(steps...)(dir), s.Unmount(ctx, name))
+		}}
+	}
+	remove := func(name string) operation {
+		return operation{name, opRemove, "", func(ctx context.Context, s *store.Store) error { return s.Remove(ctx, name) }}
+	}
+	return []operation{
+		create("base", ""), apply("base", 1),
+		create("child", "base"), apply("child", 2),
+		create("rw", "child"), write("rw", Mkdir("w", 0o755), CreateFile("w/f", Noise(3, 70000), 0o644), Remove("d/f02")),
+		create("rw2", "rw"), write("rw2", RemoveAll("d"), CreateFile("own", nil, 0o600)),
+		{"clone", opChange, anyContent, func(ctx context.Context, s *store.Store) error {
+			return s.Clone(ctx, "clone", "rw2", store.CreateOptions{})
+		}},
+		create("mapped", "base"),
+		{"mapped", opChange, "", func(ctx context.Context, s *store.Store) error { return s.SetIDMap(ctx, "mapped", shifted(100000)) }},
+		{"rw2", opChange, "", func(ctx context.Context, s *store.Store) error {
+			if err := s.SetLimit(ctx, "rw2", 64<<20); !errdefs.IsNotImplemented(err) {
+				return err
+			}
+			return nil
+		}},
+		create("brief", "child"), apply("brief", 4), remove("brief"),
+		remove("clone"),
+		create("mounted", "child"),
+		{"mounted", opRead, "", func(ctx context.Context, s *store.Store) error {
+			_, err := s.Mount(ctx, "mounted", store.MountOptions{})
+			return err
+		}},
+		{"mounted", opRead, "", func(ctx context.Context, s *store.Store) error { return s.Unmount(ctx, "mounted") }},
+		{"rw", opRead, "", func(ctx context.Context, s *store.Store) error {
+			_, err := s.Changes(ctx, "rw", "child")
+			return err
+		}},
+		{"rw2", opRead, "", func(ctx context.Context, s *store.Store) error {
+			_, err := s.Mount(ctx, "rw2", store.MountOptions{}) // and so it stays
+			return err
+		}},
+		create("brief2", "rw"), write("brief2", CreateFile("x", nil, 0o644)),
+		{"brief2", opRemove, "", func(ctx context.Context, s *store.Store) error {
+			if _, err := s.Mount(ctx, "brief2", store.MountOptions{}); err != nil {
+				return err
+			}
+			return s.Remove(ctx, "brief2")
+		}},
+	}
+}
+
+// crashArchive is what the script's layers are filled with.
+func crashArchive(seed uint64) []byte {
+	members := []member{directory("d"), file(".wh.never", "")}
+	for i := range 12 {
+		members = append(members, file(fmt.Sprintf("d/f%02d", i), string(Noise(seed+uint64(i), i*3000))))
+	}
+	return archive(append(members, link("d/f03", "hard"), sym("d", "soft"), file("d/f01", "twice"), directory("e"))...)
+}
+
+func digest(text []byte) string { return fmt.Sprintf("%x", sha256.Sum256(text)) }
+
+// crashChild plays the script on a store at root, notes its progress, and returns an exit code. It
+// runs in a process of its own, which a failpoint may end at any time.
+func crashChild(f Factory, root string) int {
+	if err := playScript(f, root); err != nil {
+		fmt.Fprintln(os.Stderr, "script:", err)
+		return 1
+	}
+	return 0
+}
+
+func playScript(f Factory, root string) (err error) {
+	if err := failpoint.ArmFromEnvironment(); err != nil {
+		return err
+	}
+	if err := armCrashPoint(); err != nil {
+		return err
+	}
+	tolerant := strings.HasPrefix(os.Getenv(envCrashPoint), "error ")
+	ctx := context.Background()
+	cfg := store.Config{Root: root, Backend: f.Backend, ExactDiffs: true, New: f.New}
+	s, err := store.Open(ctx, cfg)
+	if err != nil && tolerant {
+		s, err = store.Open(ctx, cfg) // the error is injected once
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := s.Close(ctx); err == nil && !tolerant {
+			err = cerr
+		}
+	}()
+	if os.Getenv(envCrashOpen) != "" {
+		return awaitDeletions(ctx, s)
+	}
+	journal, err := os.OpenFile(os.Getenv(envCrashJournal), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer journal.Close()
+	for i, o := range crashScript() {
+		if err := o.play(ctx, s, journal); err != nil && !tolerant {
+			return fmt.Errorf("operation %d on %s: %w", i, o.layer, err)
+		}
+	}
+	return awaitDeletions(ctx, s)
+}
+
+// play runs the operation and notes before and after it what one may rely on.
+func (o operation) play(ctx context.Context, s *store.Store, journal io.Writer) error {
+	kind := map[opKind]string{opChange: "change", opRemove: "remove", opRead: "read"}[o.kind]
+	if err := note(journal, "begin", o.layer, kind+":"+o.after); err != nil {
+		return err
+	}
+	if err := o.run(ctx, s); err != nil {
+		return err
+	}
+	switch o.kind {
+	case opRemove:
+		return note(journal, "absent", o.layer, "-")
+	case opRead:
+		return nil
+	case opChange:
+	}
+	// Acknowledged. What it really holds is noted as soon as that is known.
+	if err := note(journal, "present", o.layer, cmp.Or(o.after, sameContent)); err != nil {
+		return err
+	}
+	info, err := s.Stat(ctx, o.layer)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := s.Diff(ctx, o.layer, info.Parent, &b); err != nil {
+		return err
+	}
+	return note(journal, "present", o.layer, digest(b.Bytes()))
+}
+
+// note writes one line. A killed process loses nothing that it has written.
+func note(w io.Writer, words ...string) error {
+	_, err := io.WriteString(w, strings.Join(words, " ")+"\n")
+	return err
+}

@@ -1,0 +1,33 @@
+// Package backendtest tests backends and the store above them.
+//
+// [Run] is the conformance suite. Every backend passes the same rows, driven through a real
+// [store.Store], because that is how a backend is used; where the contract of package backend says
+// more than the store asks for, the rows call the backend directly. A backend's own test is a list
+// of the file systems it should be tried on:
+//
+//	func TestConformance(t *testing.T) {
+//		for _, fs := range []string{"ext4", "xfs", "btrfs"} {
+//			t.Run(fs, func(t *testing.T) {
+//				backendtest.Run(t, backendtest.Factory{Backend: "overlay", New: overlay.New, FS: fs})
+//			})
+//		}
+//	}
+//
+// [Crash] kills a process at every failpoint of every operation, opens the store again and looks
+// for damage. [PowerCut] copies the disk below a working store, as a power cut would leave it, and
+// does the same with the copy.
+//
+// # Layers are values
+//
+// What a layer should hold is written as a [Step], applied both to the mounted layer and to a plain
+// directory, and the two trees are then compared completely ([ReadTree], [Diff]): types, modes,
+// owners, sizes, content, extended attributes, nanosecond times and groups of hard links.
+//
+// # Every row cleans up
+//
+// After each row the suite runs the store's own check, removes all layers and closes the store. A
+// finding, a mount, a file left in the backend's directory or an open descriptor fails the row;
+// [LoopFS] fails its test if its mount or loop device cannot be given back.
+//
+// Real file systems need root. Without it [Run], [Crash] and [PowerCut] skip and say so.
+package backendtest

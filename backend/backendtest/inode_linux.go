@@ -1,0 +1,131 @@
+package backendtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// inode is what lstat tells of a file beyond what package os shows.
+type inode struct {
+	dev, ino uint64
+	links    uint64
+	uid, gid uint32
+	rdev     uint64
+	blocks   int64 // of 512 bytes
+}
+
+func inodeOf(fi os.FileInfo) (inode, error) {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return inode{}, fmt.Errorf("stat of %q has no system part", fi.Name())
+	}
+	return inode{st.Dev, st.Ino, st.Nlink, st.Uid, st.Gid, st.Rdev, st.Blocks}, nil
+}
+
+func setTime(path string, t time.Time) error {
+	ts, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return err
+	}
+	err = unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return fmt.Errorf("set time of %q: %w", path, err)
+	}
+	return nil
+}
+
+func setXattr(path, name, value string) error {
+	if err := unix.Lsetxattr(path, name, []byte(value), 0); err != nil {
+		return fmt.Errorf("set %s of %q: %w", name, path, err)
+	}
+	return nil
+}
+
+func removeXattr(path, name string) error {
+	if err := unix.Lremovexattr(path, name); err != nil {
+		return fmt.Errorf("remove %s of %q: %w", name, path, err)
+	}
+	return nil
+}
+
+// xattrs reads all extended attributes of path itself.
+func xattrs(path string) (map[string]string, error) {
+	names := make([]byte, 64<<10) // XATTR_LIST_MAX, include/uapi/linux/limits.h
+	n, err := unix.Llistxattr(path, names)
+	if errors.Is(err, unix.ENOTSUP) {
+		n, err = 0, nil // a file system without attributes
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list attributes of %q: %w", path, err)
+	}
+	var found map[string]string // nil without attributes: trees are compared by value
+	if n == 0 {
+		return found, nil
+	}
+	found = map[string]string{}
+	for _, name := range bytes.Split(bytes.TrimSuffix(names[:n], []byte{0}), []byte{0}) {
+		value := make([]byte, 64<<10) // XATTR_SIZE_MAX, the same file
+		n, err := unix.Lgetxattr(path, string(name), value)
+		if err != nil {
+			return nil, fmt.Errorf("read %s of %q: %w", name, path, err)
+		}
+		found[string(name)] = string(value[:n])
+	}
+	return found, nil
+}
+
+func makeNode(path string, kind byte, mode os.FileMode, major, minor uint32) error {
+	format := map[byte]uint32{'p': unix.S_IFIFO, 'c': unix.S_IFCHR, 'b': unix.S_IFBLK}[kind]
+	if err := unix.Mknod(path, format|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		return fmt.Errorf("make node %q: %w", path, err)
+	}
+	return os.Chmod(path, mode)
+}
+
+// syncFS writes everything on the file system of path to its disk.
+func syncFS(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync file system of %q: %w", path, err)
+	}
+	return nil
+}
+
+// freeBytes returns how many bytes can still be written to the file system of path.
+func freeBytes(path string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("statfs of %q: %w", path, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// descriptors lists what this process has open, one line each, sorted. Descriptors that the Go
+// runtime keeps for itself are left out.
+func descriptors() ([]string, error) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, e := range entries {
+		target, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if err != nil || target == "anon_inode:[eventpoll]" || target == "anon_inode:[eventfd]" {
+			continue // gone since: it was the listing's own; or the runtime's poller
+		}
+		found = append(found, target)
+	}
+	sort.Strings(found)
+	return found, nil
+}
