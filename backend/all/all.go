@@ -1,0 +1,58 @@
+// Package all lists the backends that the program is built with. To add one, add a line to Backends.
+package all
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend"
+	"strata/backend/btrfs"
+	"strata/backend/overlay"
+	"strata/backend/vfs"
+)
+
+// Driver is a kind of backend, with what is needed to configure and open one.
+type Driver struct {
+	Name    string // as the user writes it; also the prefix of its options
+	Summary string // one line
+	// Config returns a pointer to a new struct with the defaults, whose option and help tags
+	// package plugin/config reads.
+	Config func() any
+	// Open makes the backend. config is what Config returned, with the user's options applied;
+	// ErrInvalidArgument for anything else.
+	Open func(ctx context.Context, env backend.Env, config any) (backend.Backend, error)
+}
+
+// Backends returns all drivers, the default first.
+func Backends() []Driver {
+	return []Driver{
+		driver("overlay", "directories of changes, joined by the kernel's overlay file system", overlay.NewConfig, overlay.New),
+		byValue("vfs", "whole copies of the parent, sharing blocks where the file system can; works anywhere", vfs.NewConfig, vfs.New),
+		byValue("btrfs", "subvolumes, snapshots of the parent's; on a btrfs file system", btrfs.NewConfig, btrfs.New),
+	}
+}
+
+// driver fits a backend's own types into a Driver.
+func driver[C any](name, summary string, defaults func() *C, open func(context.Context, backend.Env, *C) (backend.Backend, error)) Driver {
+	return Driver{
+		Name:    name,
+		Summary: summary,
+		Config:  func() any { return defaults() },
+		Open: func(ctx context.Context, env backend.Env, config any) (backend.Backend, error) {
+			c, ok := config.(*C)
+			if !ok {
+				return nil, fmt.Errorf("open backend %s: its options are a %T: %w", name, config, errdefs.ErrInvalidArgument)
+			}
+			return open(ctx, env, c)
+		},
+	}
+}
+
+// byValue is driver for a backend that takes its Config by value.
+func byValue[C any](name, summary string, defaults func() C, open func(context.Context, backend.Env, C) (backend.Backend, error)) Driver {
+	return driver(name, summary,
+		func() *C { c := defaults(); return &c },
+		func(ctx context.Context, env backend.Env, c *C) (backend.Backend, error) { return open(ctx, env, *c) })
+}

@@ -1,0 +1,359 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"strata/backend"
+	"strata/backend/internal/failpoint"
+	"strata/backend/internal/layerdir"
+	"strata/backend/internal/layertar"
+	"strata/backend/internal/tree"
+)
+
+// What this backend can do besides the three methods.
+var (
+	_ backend.Backend  = (*btrfs)(nil)
+	_ backend.Sealer   = (*btrfs)(nil)
+	_ backend.Placer   = (*btrfs)(nil)
+	_ backend.Differ   = (*btrfs)(nil)
+	_ backend.Changer  = (*btrfs)(nil)
+	_ backend.Meter    = (*btrfs)(nil)
+	_ backend.Limiter  = (*btrfs)(nil)
+	_ backend.Cloner   = (*btrfs)(nil)
+	_ backend.Checker  = (*btrfs)(nil)
+	_ backend.Lister   = (*btrfs)(nil)
+	_ backend.Reporter = (*btrfs)(nil)
+)
+
+// btrfs is immutable, so that its methods may be called concurrently.
+type btrfs struct{ layerdir.Dirs }
+
+// New makes the backend. It changes nothing on disk. ErrFailedPrecondition if Home does not lie on btrfs.
+func New(_ context.Context, env backend.Env, _ Config) (backend.Backend, error) {
+	home, err := tree.Open(env.Home)
+	if err != nil {
+		return nil, fmt.Errorf("open btrfs home: %w", err)
+	}
+	defer home.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(home.FD, &st); err != nil {
+		return nil, fmt.Errorf("open btrfs home %s: %w", env.Home, err)
+	}
+	if uint32(st.Type) != unix.BTRFS_SUPER_MAGIC {
+		return nil, fmt.Errorf("%s does not lie on a btrfs file system (its type is %#x): choose another root directory or another backend: %w",
+			env.Home, uint32(st.Type), errdefs.ErrFailedPrecondition)
+	}
+	if _, err := subvolumeOf(home.FD); err != nil {
+		return nil, fmt.Errorf("open btrfs home %s: it needs Linux 4.18: %w", env.Home, err)
+	}
+	return &btrfs{layerdir.Dirs{Env: env}}, nil
+}
+
+// Create makes a snapshot of the nearest parent, or an empty subvolume. What an unfinished call left is removed first.
+func (b *btrfs) Create(ctx context.Context, l backend.Layer) error {
+	if err := b.make(ctx, l, l.Parent()); err != nil {
+		return fmt.Errorf("create layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Clone makes a snapshot of the template.
+func (b *btrfs) Clone(ctx context.Context, l, template backend.Layer) error {
+	if err := b.make(ctx, l, template.ID); err != nil {
+		return fmt.Errorf("clone layer %s from %s: %w", l.ID, template.ID, err)
+	}
+	return nil
+}
+
+// make makes l a copy of another layer, or an empty one if there is none.
+func (b *btrfs) make(ctx context.Context, l backend.Layer, other string) error {
+	if _, err := b.Path(l.ID); err != nil {
+		return err
+	}
+	home, err := tree.Open(b.Env.Home)
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	if l.Limit > 0 {
+		if err := requireQuota(ctx, home.FD); err != nil {
+			return err
+		}
+	}
+	if err := destroy(ctx, home, l.ID); err != nil {
+		return err
+	}
+	if other == "" {
+		err = makeBase(home, l)
+	} else {
+		err = b.makeCopy(ctx, home, l.ID, other)
+	}
+	if err == nil {
+		err = failpoint.Hit("btrfs.create.subvolume-made")
+	}
+	if err == nil && l.Limit > 0 {
+		err = b.limit(l.ID, l.Limit)
+	}
+	if err != nil {
+		// What is there is useless; if it cannot be removed now, the store's Remove will say so.
+		_ = b.remove(context.WithoutCancel(ctx), l.ID)
+	}
+	return err
+}
+
+func makeBase(home tree.Dir, l backend.Layer) error {
+	uid, gid, err := l.IDMap.Root()
+	if err != nil {
+		return err
+	}
+	if err := createSubvolume(home.FD, l.ID); err != nil {
+		return err
+	}
+	d, err := home.Open(l.ID)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Fchown(d.FD, int(uid), int(gid)); err != nil {
+		return &os.PathError{Op: "chown", Path: d.Path, Err: err}
+	}
+	if err := unix.Fchmod(d.FD, 0o755); err != nil {
+		return &os.PathError{Op: "chmod", Path: d.Path, Err: err}
+	}
+	if err := unix.Fsync(d.FD); err != nil { // making the subvolume was durable, its owner is not yet
+		return &os.PathError{Op: "fsync", Path: d.Path, Err: err}
+	}
+	return nil
+}
+
+func (b *btrfs) makeCopy(ctx context.Context, home tree.Dir, id, other string) error {
+	source, err := b.open(other)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	err = createSnapshot(home.FD, id, source.FD)
+	if errors.Is(err, unix.EXDEV) {
+		// The parent belongs to an additional store on another file system.
+		if err := createSubvolume(home.FD, id); err != nil {
+			return err
+		}
+		return tree.Copy(ctx, source.Path, filepath.Join(b.Env.Home, id))
+	}
+	if err != nil {
+		return err
+	}
+	d, err := home.Open(id)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return snapshotNested(ctx, source, d)
+}
+
+// Remove deletes the subvolume, those inside it, and their qgroups.
+func (b *btrfs) Remove(ctx context.Context, l backend.Layer) error {
+	if err := b.remove(ctx, l.ID); err != nil {
+		return fmt.Errorf("remove layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+func (b *btrfs) remove(ctx context.Context, id string) error {
+	if _, err := b.Path(id); err != nil {
+		return err
+	}
+	home, err := tree.Open(b.Env.Home)
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	if err := destroy(ctx, home, id); err != nil {
+		return err
+	}
+	// Without this an fsync(2) of some other file, which btrfs writes to a log of its own, could survive a
+	// power cut that undoes the deletion: the store's record would be gone with the layer still there.
+	if err := unix.Fsync(home.FD); err != nil {
+		return &os.PathError{Op: "fsync", Path: home.Path, Err: err}
+	}
+	return nil
+}
+
+// Seal makes the subvolume read-only, for every mount of it.
+func (b *btrfs) Seal(_ context.Context, l backend.Layer) error {
+	d, err := b.open(l.ID)
+	if err != nil {
+		return fmt.Errorf("seal layer %s: %w", l.ID, err)
+	}
+	defer d.Close()
+	if err := setReadOnly(d.FD, true); err != nil {
+		return fmt.Errorf("seal layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Diff writes the files that Changes lists. A layer that is not sealed may be in use: what vanishes is left out.
+func (b *btrfs) Diff(ctx context.Context, l backend.Layer, w io.Writer) error {
+	d, err := b.open(l.ID)
+	if err != nil {
+		return fmt.Errorf("diff layer %s: %w", l.ID, err)
+	}
+	defer d.Close()
+	sealed, err := readOnly(d.FD)
+	if err != nil {
+		return fmt.Errorf("diff layer %s: %w", l.ID, err)
+	}
+	o := layertar.WriteOptions{IDMap: l.IDMap, Vanished: !sealed}
+	if err := layertar.WriteChanges(ctx, w, d.Path, b.Changes(ctx, l), o); err != nil {
+		return fmt.Errorf("diff layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Changes finds what changed since the snapshot was made, as the package comment describes. What has not
+// reached the disk is written first, by whichever layer it is: btrfs has no call to flush one subvolume.
+func (b *btrfs) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backend.Change, error] {
+	return func(yield func(backend.Change, error) bool) {
+		changes, err := b.changes(ctx, l)
+		if err != nil {
+			yield(backend.Change{}, fmt.Errorf("compare layer %s: %w", l.ID, err))
+			return
+		}
+		for c, err := range changes {
+			if err != nil {
+				err = fmt.Errorf("compare layer %s: %w", l.ID, err)
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// Usage adds up the extents and inodes that are younger than the snapshot. What has not reached the disk
+// is written first.
+func (b *btrfs) Usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
+	u, err := b.usage(ctx, l)
+	if err != nil {
+		return backend.Usage{}, fmt.Errorf("measure layer %s: %w", l.ID, err)
+	}
+	return u, nil
+}
+
+// SetLimit limits what the layer has for itself (the qgroup's exclusive bytes). ErrNotImplemented if the
+// file system has no quotas. Writing beyond it is EDQUOT.
+func (b *btrfs) SetLimit(ctx context.Context, l backend.Layer, bytes int64) error {
+	d, err := b.open(l.ID)
+	if err == nil {
+		defer d.Close()
+		err = requireQuota(ctx, d.FD)
+	}
+	if err == nil {
+		err = setLimit(d.FD, bytes)
+	}
+	if err != nil {
+		return fmt.Errorf("limit layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+func (b *btrfs) limit(id string, bytes int64) error {
+	d, err := b.open(id)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return setLimit(d.FD, bytes)
+}
+
+// Check finds a layer that is no subvolume (ErrDataLoss: it was copied here by something that knows only
+// files), and parents that lost their read-only property, which repair gives back.
+func (b *btrfs) Check(_ context.Context, l backend.Layer, repair bool) error {
+	d, err := b.open(l.ID)
+	if err != nil {
+		return fmt.Errorf("check layer %s: %w", l.ID, err)
+	}
+	d.Close()
+	for _, p := range l.Parents {
+		if err := b.checkParent(p.ID, repair); err != nil {
+			return fmt.Errorf("check layer %s: %w", l.ID, err)
+		}
+	}
+	return nil
+}
+
+func (b *btrfs) checkParent(id string, repair bool) error {
+	d, err := b.open(id)
+	if errdefs.IsNotFound(err) {
+		return nil // the store finds missing layers
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	sealed, err := readOnly(d.FD)
+	if err != nil || sealed || filepath.Dir(d.Path) != b.Env.Home { // other stores are not ours to mend
+		return err
+	}
+	if repair {
+		return setReadOnly(d.FD, true)
+	}
+	return fmt.Errorf("its parent %s is not read-only: %w", id, errdefs.ErrFailedPrecondition)
+}
+
+// Report tells whether limits are possible.
+func (b *btrfs) Report(ctx context.Context) ([]backend.Field, error) {
+	home, err := tree.Open(b.Env.Home)
+	if err != nil {
+		return nil, fmt.Errorf("report on btrfs: %w", err)
+	}
+	defer home.Close()
+	q, err := quotaOf(ctx, home.FD)
+	if err != nil {
+		return nil, fmt.Errorf("report on btrfs: %w", err)
+	}
+	return []backend.Field{{Name: "Quotas", Value: q.String()}}, nil
+}
+
+// open opens a layer's root directory. ErrDataLoss if it is no subvolume.
+func (b *btrfs) open(id string) (tree.Dir, error) {
+	path, err := b.Find(id)
+	if err != nil {
+		return tree.Dir{}, err
+	}
+	d, err := tree.Open(path)
+	if err != nil {
+		return tree.Dir{}, err
+	}
+	is, err := isSubvolume(d)
+	if err == nil && !is {
+		err = fmt.Errorf("%s is a directory, not a subvolume: %w", path, errdefs.ErrDataLoss)
+	}
+	if err != nil {
+		d.Close()
+		return tree.Dir{}, err
+	}
+	return d, nil
+}
+
+// isSubvolume tells whether d is the root directory of a subvolume.
+func isSubvolume(d tree.Dir) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.FD, &st); err != nil {
+		return false, &os.PathError{Op: "stat", Path: d.Path, Err: err}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(d.FD, &fs); err != nil {
+		return false, &os.PathError{Op: "statfs", Path: d.Path, Err: err}
+	}
+	return st.Ino == rootDirID && uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC, nil
+}

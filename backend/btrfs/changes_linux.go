@@ -1,0 +1,346 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"strata/backend"
+	"strata/backend/internal/tree"
+	"strata/backend/internal/treediff"
+)
+
+// changes prepares the comparison of a layer with its parent.
+func (b *btrfs) changes(ctx context.Context, l backend.Layer) (iter.Seq2[backend.Change, error], error) {
+	upper, err := b.open(l.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer upper.Close()
+	if len(l.Parents) == 0 {
+		return treediff.Changes(ctx, upper.Path, "", treediff.Options{UpperIDs: l.IDMap}), nil
+	}
+	lower, err := b.open(l.Parent())
+	if err != nil {
+		return nil, err
+	}
+	defer lower.Close()
+	o := treediff.Options{UpperIDs: l.IDMap, LowerIDs: l.Parents[0].IDMap}
+	s, err := sinceSnapshot(ctx, upper, lower)
+	if err != nil {
+		return nil, err
+	}
+	if s != nil {
+		if o.Unchanged, err = s.unchanged(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return treediff.Changes(ctx, upper.Path, lower.Path, o), nil
+}
+
+// snapshot is a subvolume and the one that it came from.
+type snapshot struct {
+	upper, lower tree.Dir
+	upperInfo    subvolumeInfo
+	lowerID      uint64
+	since        uint64 // transaction that made the first snapshot; changes have higher numbers
+}
+
+// maxClones bounds how many snapshots of snapshots may lie between a layer and its parent: one for
+// each time that a clone was cloned.
+const maxClones = 64
+
+// sinceSnapshot finds out since when upper and lower go different ways. nil if upper does not descend from lower
+// by snapshots, as far as those are still there.
+func sinceSnapshot(ctx context.Context, upper, lower tree.Dir) (*snapshot, error) {
+	upperInfo, err := subvolumeOf(upper.FD)
+	if err != nil {
+		return nil, err
+	}
+	lowerInfo, err := subvolumeOf(lower.FD)
+	if err != nil {
+		return nil, err
+	}
+	info := upperInfo
+	for range maxClones {
+		switch info.ParentUUID {
+		case uuid{}:
+			return nil, nil //nolint:nilnil // not a snapshot, which is no error
+		case lowerInfo.UUID:
+			return &snapshot{upper, lower, upperInfo, lowerInfo.ID, info.Created}, nil
+		}
+		var ok bool
+		info, ok, err = byUUID(ctx, upper.FD, info.ParentUUID)
+		if err != nil || !ok {
+			return nil, err
+		}
+	}
+	return nil, nil //nolint:nilnil // as above
+}
+
+// unchanged returns the function that treediff wants: it knows which inodes to look at, which are those
+// touched since the snapshot, those of nested subvolumes, and all directories above them.
+func (s *snapshot) unchanged(ctx context.Context) (func(dev, ino uint64) bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(s.upper.FD, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: s.upper.Path, Err: err}
+	}
+	if err := flush(s.upper.FD); err != nil {
+		return nil, err
+	}
+	t, err := s.touched(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.addNested(ctx, t); err != nil {
+		return nil, err
+	}
+	if err := s.addAncestors(ctx, t); err != nil {
+		return nil, err
+	}
+	dev := uint64(st.Dev)
+	return func(d, ino uint64) bool {
+		_, look := t[ino]
+		return d == dev && !look // inode numbers inside a nested subvolume are others
+	}, nil
+}
+
+// touched are inodes to look at, each with what is known about its names.
+type touched map[uint64]*links
+
+// links are the directories that an inode's names are in.
+type links struct {
+	names   uint32 // according to the inode
+	parents []uint64
+}
+
+// touched searches for the inodes that were changed since the snapshot.
+func (s *snapshot) touched(ctx context.Context) (touched, error) {
+	t := touched{}
+	var current *links // of the inode whose items come now
+	var object uint64
+	visit := func(i item) error {
+		switch i.kind {
+		case typeInode:
+			n, ok := parseInode(i.data)
+			if !ok {
+				return damaged(i)
+			}
+			current = nil
+			if n.transid > s.since {
+				current, object = &links{names: n.links}, i.object
+				t[i.object] = current
+			}
+		case typeInodeRef, typeInodeExtref:
+			if current != nil && object == i.object {
+				for parent := range names(i) {
+					current.parents = append(current.parents, parent)
+				}
+			}
+		}
+		return nil
+	}
+	all := span{from: key{object: rootDirID}, to: lastKey(), youngerBy: s.since + 1}
+	if err := search(ctx, s.upper.FD, all, visit); err != nil {
+		return nil, fmt.Errorf("search for changes: %w", err)
+	}
+	return t, nil
+}
+
+// addNested adds the nested subvolumes of both trees and the directories that they are in: a search of the
+// upper tree does not see what happened inside. In a directory they appear with their ID as inode number.
+func (s *snapshot) addNested(ctx context.Context, t touched) error {
+	for _, id := range []uint64{s.upperInfo.ID, s.lowerID} {
+		inside, err := nested(ctx, s.upper.FD, id)
+		if err != nil {
+			return err
+		}
+		for _, n := range inside {
+			t.add(n.dir)
+			t.add(n.id)
+		}
+	}
+	return nil
+}
+
+// add adds an inode about whose names nothing is known. What is known already stays.
+func (t touched) add(inode uint64) {
+	if t[inode] == nil {
+		t[inode] = &links{names: unknown}
+	}
+}
+
+// unknown is a number of names that no inode has, so that they are looked up.
+const unknown = math.MaxUint32
+
+// addAncestors adds all directories above what is in t.
+func (s *snapshot) addAncestors(ctx context.Context, t touched) error {
+	queue := make([]uint64, 0, len(t))
+	for inode := range t {
+		queue = append(queue, inode)
+	}
+	for len(queue) > 0 {
+		inode := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
+		l := t[inode]
+		if inode == rootDirID || l.names == 0 { // 0: deleted, but still open
+			continue
+		}
+		if uint32(len(l.parents)) != l.names {
+			var err error
+			if l.parents, err = s.parentsOf(ctx, inode); err != nil {
+				return err
+			}
+		}
+		for _, p := range l.parents {
+			if _, known := t[p]; !known {
+				t.add(p)
+				queue = append(queue, p)
+			}
+		}
+	}
+	return nil
+}
+
+// parentsOf looks up the directories that an inode of the upper tree has names in; none if it does not
+// exist, and need not: the directory that it was in has been touched.
+func (s *snapshot) parentsOf(ctx context.Context, inode uint64) ([]uint64, error) {
+	var parents []uint64
+	refs := span{from: key{inode, typeInodeRef, 0}, to: key{inode, typeInodeExtref, math.MaxUint64}, buffer: lookupBuffer}
+	err := search(ctx, s.upper.FD, refs, func(i item) error {
+		for parent := range names(i) {
+			parents = append(parents, parent)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up names of inode %d: %w", inode, err)
+	}
+	return parents, nil
+}
+
+// usage measures what is younger than the snapshot.
+func (b *btrfs) usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
+	upper, err := b.open(l.ID)
+	if err != nil {
+		return backend.Usage{}, err
+	}
+	defer upper.Close()
+	if err := flush(upper.FD); err != nil {
+		return backend.Usage{}, err
+	}
+	var since uint64
+	if len(l.Parents) > 0 {
+		if since, err = b.made(ctx, upper, l.Parent()); err != nil {
+			return backend.Usage{}, err
+		}
+	}
+	m := meter{fd: upper.FD, counted: map[uint64]struct{}{}}
+	info, err := subvolumeOf(upper.FD)
+	if err != nil {
+		return backend.Usage{}, err
+	}
+	if err := m.subvolume(ctx, info.ID, since); err != nil {
+		return backend.Usage{}, err
+	}
+	return m.sum, nil
+}
+
+// made returns the transaction that made upper as a snapshot of its parent; 0 if it is none.
+func (b *btrfs) made(ctx context.Context, upper tree.Dir, parent string) (uint64, error) {
+	lower, err := b.open(parent)
+	if errdefs.IsNotFound(err) || errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer lower.Close()
+	s, err := sinceSnapshot(ctx, upper, lower)
+	if s == nil {
+		return 0, err
+	}
+	return s.since, nil
+}
+
+// meter adds up what subvolumes brought to the disk.
+type meter struct {
+	fd      int
+	sum     backend.Usage
+	counted map[uint64]struct{} // addresses of extents: several files, or parts of one, may share one
+}
+
+// subvolume adds a subvolume and those inside it, as far as they are younger than since.
+func (m *meter) subvolume(ctx context.Context, id, since uint64) error {
+	all := span{tree: id, from: key{object: rootDirID}, to: lastKey(), youngerBy: since + 1}
+	err := search(ctx, m.fd, all, func(i item) error {
+		switch i.kind {
+		case typeInode:
+			n, ok := parseInode(i.data)
+			if !ok {
+				return damaged(i)
+			}
+			if n.generation > since {
+				m.sum.Inodes++
+			}
+		case typeExtentData:
+			e, ok := parseExtent(i.data)
+			if !ok {
+				return damaged(i)
+			}
+			m.extent(e, since)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	inside, err := nested(ctx, m.fd, id)
+	if err != nil {
+		return err
+	}
+	for _, n := range inside {
+		made, err := madeByID(ctx, m.fd, n.id)
+		if err != nil {
+			return err
+		}
+		if err := m.subvolume(ctx, n.id, made); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *meter) extent(e extent, since uint64) {
+	if e.generation <= since {
+		return
+	}
+	if e.address != 0 {
+		if _, again := m.counted[e.address]; again {
+			return
+		}
+		m.counted[e.address] = struct{}{}
+	}
+	m.sum.Size += e.bytes
+}
+
+// madeByID returns the transaction that made a subvolume if it is a snapshot, else 0.
+func madeByID(ctx context.Context, fd int, id uint64) (made uint64, err error) {
+	s := span{tree: rootTree, buffer: lookupBuffer, from: key{id, typeRoot, 0}, to: key{id, typeRoot, math.MaxUint64}}
+	err = search(ctx, fd, s, func(i item) error {
+		if info, ok := parseRoot(i.data); ok && info.ParentUUID != (uuid{}) {
+			made = info.Created
+		}
+		return errStop
+	})
+	if err != nil {
+		return 0, fmt.Errorf("describe subvolume %d: %w", id, err)
+	}
+	return made, nil
+}

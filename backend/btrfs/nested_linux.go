@@ -1,0 +1,171 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/failpoint"
+	"strata/backend/internal/tree"
+)
+
+// destroy deletes what is called name in parent: a subvolume with those inside it, deepest first, or a
+// plain tree. Nothing is fine. Mount points on the way to a nested subvolume are an ErrFailedPrecondition.
+func destroy(ctx context.Context, parent tree.Dir, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d, err := parent.Open(name)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) { // RemoveAll knows what to do with a file
+		return tree.RemoveAll(ctx, filepath.Join(parent.Path, name))
+	}
+	if err != nil {
+		return err
+	}
+	id, err := empty(ctx, d)
+	path := d.Path
+	d.Close()
+	if err != nil {
+		return err
+	}
+	if id == 0 {
+		return tree.RemoveAll(ctx, path)
+	}
+	if err := failpoint.Hit("btrfs.remove.nested-removed"); err != nil {
+		return err
+	}
+	if err := destroySubvolume(parent.FD, name); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("btrfs.remove.subvolume-removed"); err != nil {
+		return err
+	}
+	return destroyQgroup(parent.FD, id)
+}
+
+// empty deletes the subvolumes inside the subvolume d, and returns d's ID; 0 if it is none.
+func empty(ctx context.Context, d tree.Dir) (id uint64, err error) {
+	is, err := isSubvolume(d)
+	if err != nil || !is {
+		return 0, err
+	}
+	info, err := subvolumeOf(d.FD)
+	if err != nil {
+		return 0, err
+	}
+	inside, err := nested(ctx, d.FD, info.ID)
+	if err != nil {
+		return 0, err
+	}
+	if len(inside) > 0 { // they are entries of its directories
+		if err := setReadOnly(d.FD, false); err != nil {
+			return 0, err
+		}
+	}
+	for _, n := range inside {
+		if err := destroyNested(ctx, d, info.ID, n); err != nil {
+			return 0, err
+		}
+	}
+	return info.ID, nil
+}
+
+func destroyNested(ctx context.Context, d tree.Dir, id uint64, n rootRef) error {
+	at, err := openByInode(d, id, n.dir)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	return destroy(ctx, at, n.name)
+}
+
+// openByInode opens a directory of the subvolume whose root is d.
+func openByInode(d tree.Dir, subvolume, inode uint64) (tree.Dir, error) {
+	path, err := pathOf(d.FD, subvolume, inode)
+	if err != nil {
+		return tree.Dir{}, err
+	}
+	return openBelow(d, path)
+}
+
+// openBelow opens a directory by its path below d. Neither links nor mount points are crossed.
+func openBelow(d tree.Dir, path string) (tree.Dir, error) {
+	at, err := d.Open(".")
+	if err != nil || path == "" {
+		return at, err
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		next, err := at.Open(name)
+		at.Close()
+		if err != nil {
+			return tree.Dir{}, err
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// snapshotNested puts snapshots of the subvolumes inside from into its snapshot to, where there are empty
+// directories in their place.
+func snapshotNested(ctx context.Context, from, to tree.Dir) error {
+	info, err := subvolumeOf(from.FD)
+	if err != nil {
+		return err
+	}
+	inside, err := nested(ctx, from.FD, info.ID)
+	if err != nil {
+		return err
+	}
+	for _, n := range inside {
+		path, err := pathOf(from.FD, info.ID, n.dir)
+		if err == nil {
+			err = snapshotOne(ctx, from, to, path, n.name)
+		}
+		if err != nil {
+			return fmt.Errorf("copy nested subvolume %s/%s: %w", path, n.name, err)
+		}
+	}
+	return nil
+}
+
+func snapshotOne(ctx context.Context, from, to tree.Dir, path, name string) error {
+	source, err := openBelow(from, strings.TrimPrefix(path+"/"+name, "/"))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	at, err := openBelow(to, path)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(at.FD, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: at.Path, Err: err}
+	}
+	if err := unix.Unlinkat(at.FD, name, unix.AT_REMOVEDIR); err != nil {
+		return &os.PathError{Op: "remove", Path: at.Path + "/" + name, Err: err}
+	}
+	if err := createSnapshot(at.FD, name, source.FD); err != nil {
+		return err
+	}
+	copied, err := at.Open(name)
+	if err != nil {
+		return err
+	}
+	defer copied.Close()
+	if err := snapshotNested(ctx, source, copied); err != nil {
+		return err
+	}
+	// The directory is the parent's again.
+	times := []unix.Timespec{st.Atim, st.Mtim}
+	if err := unix.UtimesNanoAt(at.FD, "", times, unix.AT_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "set times of", Path: at.Path, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package overlay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"strata/backend"
+	"strata/backend/internal/failpoint"
+	"strata/backend/internal/probe"
+	"strata/backend/internal/tree"
+)
+
+// Create makes the layer's directories. What an unfinished call left is removed first.
+func (o *overlay) Create(ctx context.Context, l backend.Layer) error {
+	err := o.create(ctx, l, func(diff string) error { return o.makeRoot(l, diff) })
+	if err != nil {
+		return fmt.Errorf("create layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// create makes a layer whose upper directory fill makes.
+func (o *overlay) create(ctx context.Context, l backend.Layer, fill func(diff string) error) error {
+	if len(l.Parents) >= maxLowers {
+		return fmt.Errorf("%d layers below, overlay takes %d: %w", len(l.Parents), maxLowers-1, errdefs.ErrInvalidArgument)
+	}
+	if l.Limit > 0 && o.projects == nil {
+		return o.noQuota
+	}
+	if err := o.Remove(ctx, l); err != nil {
+		return err
+	}
+	dir := filepath.Join(o.env.Home, l.ID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if l.Limit > 0 { // before there is anything in it, so that everything inherits the project
+		if err := o.projects.Limit(ctx, dir, l.Limit); err != nil {
+			return err
+		}
+	}
+	if err := failpoint.Hit("overlay.create.directory-made"); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(dir, workDir), 0o700); err != nil {
+		return err
+	}
+	if err := fill(filepath.Join(dir, diffDir)); err != nil {
+		return err
+	}
+	return failpoint.Hit("overlay.create.filled")
+}
+
+// makeRoot makes the upper directory, which is the root of the mounted layer. Its owner is the one that
+// the parent's has on disk, whatever the layer's ID map: MapIDs comes later.
+func (o *overlay) makeRoot(l backend.Layer, diff string) error {
+	if err := os.Mkdir(diff, 0o755); err != nil {
+		return err
+	}
+	if len(l.Parents) == 0 {
+		uid, gid, err := l.IDMap.Root()
+		if err != nil {
+			return err
+		}
+		if err := os.Chown(diff, int(uid), int(gid)); err != nil {
+			return err
+		}
+		return os.Chmod(diff, 0o755) //nolint:gosec // as open as a root directory is; umask notwithstanding
+	}
+	parent, err := o.find(l.Parents[0].ID)
+	if err != nil {
+		return err
+	}
+	return copyRoot(filepath.Join(parent, diffDir), diff)
+}
+
+// copyRoot gives the directory to the owner, extended attributes and mode of from. Overlay's own
+// attributes are not part of them.
+func copyRoot(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: from, Err: err}
+	}
+	if err := os.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	names, err := readXattr(func(buf []byte) (int, error) { return unix.Llistxattr(from, buf) })
+	if err != nil {
+		return &os.PathError{Op: "list attributes of", Path: from, Err: err}
+	}
+	for _, b := range bytes.Split(bytes.TrimSuffix(names, []byte{0}), []byte{0}) {
+		name := string(b)
+		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+			continue
+		}
+		value, err := readXattr(func(buf []byte) (int, error) { return unix.Lgetxattr(from, name, buf) })
+		if err != nil {
+			return &os.PathError{Op: "read " + name + " of", Path: from, Err: err}
+		}
+		if err := unix.Lsetxattr(to, name, value, 0); err != nil {
+			return &os.PathError{Op: "set " + name + " of", Path: to, Err: err}
+		}
+	}
+	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+		return &os.PathError{Op: "chmod", Path: to, Err: err}
+	}
+	return nil
+}
+
+// readXattr calls get with a small buffer, and with the largest there can be if the answer does not
+// fit. A file system without attributes, or a file without this one, has an empty answer.
+func readXattr(get func(buf []byte) (int, error)) ([]byte, error) {
+	buf := make([]byte, 256)
+	n, err := get(buf)
+	if errors.Is(err, unix.ERANGE) {
+		buf = make([]byte, 64<<10) // XATTR_LIST_MAX and XATTR_SIZE_MAX, include/uapi/linux/limits.h
+		n, err = get(buf)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODATA) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return buf[:n], nil
+}
+
+// Remove deletes the layer's directories, and drops its size limit.
+func (o *overlay) Remove(ctx context.Context, l backend.Layer) error {
+	dir := filepath.Join(o.env.Home, l.ID)
+	if o.projects != nil {
+		if err := o.projects.Remove(dir); err != nil {
+			return fmt.Errorf("remove layer %s: %w", l.ID, err)
+		}
+	}
+	if err := tree.RemoveAll(ctx, dir); err != nil {
+		return fmt.Errorf("remove layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Clone copies the template's upper directory, by reflink where the file system can. The owners in it
+// are the template's, and so is the way in which it shows its parents' owners.
+func (o *overlay) Clone(ctx context.Context, l, template backend.Layer) error {
+	from, err := o.find(template.ID)
+	if err != nil {
+		return fmt.Errorf("clone layer %s: %w", l.ID, err)
+	}
+	err = o.create(ctx, l, func(diff string) error {
+		if err := tree.Copy(ctx, filepath.Join(from, diffDir), diff); err != nil {
+			return err
+		}
+		_, err := os.Lstat(filepath.Join(from, idMappedFile))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(o.own(l.ID, idMappedFile), nil, 0o600)
+	})
+	if err != nil {
+		return fmt.Errorf("clone layer %s from %s: %w", l.ID, template.ID, err)
+	}
+	return nil
+}
+
+// SetLimit changes how large the layer may become. ErrNotImplemented without project quota.
+func (o *overlay) SetLimit(ctx context.Context, l backend.Layer, limit int64) error {
+	err := o.noQuota
+	if o.projects != nil {
+		err = o.projects.Limit(ctx, filepath.Join(o.env.Home, l.ID), limit)
+	}
+	if err != nil {
+		return fmt.Errorf("limit layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// MapIDs notes that parents with another ID map are to be shown with the layer's own; the owners in the
+// layer itself are the caller's to change. ErrNotImplemented where there are no idmapped mounts: the
+// layer then shows its parents' owners as they are, and can be mounted to change those of all files.
+func (o *overlay) MapIDs(ctx context.Context, l backend.Layer) error {
+	err := o.probe.Test(ctx, probe.IDMap)
+	if err == nil {
+		err = os.WriteFile(o.own(l.ID, idMappedFile), nil, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("map owners of layer %s: %w", l.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,308 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"strata/backend"
+	"strata/backend/internal/probe"
+	"strata/backend/internal/quota"
+	"strata/backend/internal/tree"
+)
+
+// What this backend can do besides the three methods.
+var (
+	_ backend.Backend  = (*overlay)(nil)
+	_ backend.Placer   = (*overlay)(nil)
+	_ backend.Differ   = (*overlay)(nil)
+	_ backend.Changer  = (*overlay)(nil)
+	_ backend.Meter    = (*overlay)(nil)
+	_ backend.Limiter  = (*overlay)(nil)
+	_ backend.IDMapper = (*overlay)(nil)
+	_ backend.Cloner   = (*overlay)(nil)
+	_ backend.Checker  = (*overlay)(nil)
+	_ backend.Lister   = (*overlay)(nil)
+	_ backend.Reporter = (*overlay)(nil)
+	_ backend.Closer   = (*overlay)(nil)
+)
+
+// Names in a layer's directory.
+const (
+	diffDir      = "diff"
+	workDir      = "work"
+	idMappedFile = "idmapped"
+)
+
+// emptyDir is a name in the home directory. Like all names there that are no layer's it begins with a dot.
+const emptyDir = ".empty"
+
+// maxLowers is how many lower directories the kernel takes: OVL_MAX_STACK, fs/overlayfs/params.h.
+const maxLowers = 500
+
+// overlay does not change after New, so that its methods may be called concurrently.
+type overlay struct {
+	env       backend.Env
+	config    Config
+	probe     *probe.Prober
+	options   []string        // of every overlay mount
+	userXattr bool            // marks are user.overlay.*
+	volatile  bool            // the kernel knows the option
+	projects  *quota.Projects // nil without project quota
+	noQuota   error           // why projects is nil
+}
+
+// New makes the backend. It tries out what the kernel and the file system of env.Home can do and
+// returns ErrNotImplemented, with what to do about it, if that is not enough.
+func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, error) {
+	o, err := open(ctx, env, c)
+	if err != nil {
+		return nil, fmt.Errorf("overlay backend: %w", err)
+	}
+	return o, nil
+}
+
+func open(ctx context.Context, env backend.Env, c *Config) (*overlay, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	o := &overlay{env: env, config: *c, probe: probe.New(env.Home)}
+	if err := o.probe.Sweep(ctx); err != nil {
+		return nil, err
+	}
+	if err := o.require(ctx); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(filepath.Join(env.Home, emptyDir), 0o755); err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, unix.EROFS) {
+		return nil, err
+	}
+	if err := o.chooseOptions(ctx); err != nil {
+		return nil, err
+	}
+	o.projects, o.noQuota = quota.Open(env.Home)
+	return o, nil
+}
+
+// require refuses a home directory where layers would not work, or would only seem to.
+func (o *overlay) require(ctx context.Context) error {
+	wanted := []probe.Feature{probe.DType, probe.Whiteout}
+	switch err := o.probe.Test(ctx, probe.TrustedXattr); {
+	case err == nil:
+		wanted = append(wanted, probe.Overlay)
+	case errdefs.IsNotImplemented(err) && o.probe.Test(ctx, probe.UserXattr) == nil:
+		o.userXattr = true
+		wanted = append(wanted, probe.OverlayUserXattr)
+	default:
+		return refusal(err)
+	}
+	for _, f := range wanted {
+		if err := o.probe.Test(ctx, f); err != nil {
+			return refusal(err)
+		}
+	}
+	return nil
+}
+
+// refusal says what to do about a file system that overlay cannot use. One that is mounted read-only
+// cannot be tried and does no harm.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return nil
+	case errdefs.IsNotImplemented(err):
+		return fmt.Errorf("%w; put the store on ext4, xfs (ftype=1) or btrfs, or use the backend vfs", err)
+	}
+	return err
+}
+
+// chooseOptions decides what all overlay mounts have in common.
+func (o *overlay) chooseOptions(ctx context.Context) error {
+	// Off, so that a layer's directory can be read without its parents and moved to another machine.
+	portable := []string{"redirect_dir=nofollow", "metacopy=off", "index=off"}
+	for _, word := range portable {
+		known, err := o.knows(ctx, word)
+		if err != nil {
+			return err
+		}
+		if known {
+			o.options = append(o.options, word)
+		}
+	}
+	if o.userXattr {
+		o.options = append(o.options, "userxattr")
+	}
+	if len(o.env.Stores) > 0 {
+		// With layers on several file systems, files would otherwise seem to lie on several devices.
+		known, err := o.knows(ctx, "xino=auto")
+		if err != nil {
+			return err
+		}
+		if known {
+			o.options = append(o.options, "xino=auto")
+		}
+	}
+	o.options = append(o.options, o.config.MountOpt...)
+	var err error
+	o.volatile, err = o.knows(ctx, "volatile")
+	return err
+}
+
+// knows reports whether the kernel knows an option.
+func (o *overlay) knows(ctx context.Context, word string) (bool, error) {
+	err := o.probe.Test(ctx, probe.OverlayOption(word))
+	if errdefs.IsNotImplemented(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Close releases the file system.
+func (o *overlay) Close() error {
+	if o.projects == nil {
+		return nil
+	}
+	return o.projects.Close()
+}
+
+func (o *overlay) own(id, name string) string { return filepath.Join(o.env.Home, id, name) }
+
+// find returns the directory of a layer in this store or in one of the read-only ones.
+func (o *overlay) find(id string) (string, error) {
+	for _, home := range append([]string{o.env.Home}, o.env.Stores...) {
+		dir := filepath.Join(home, id)
+		_, err := os.Lstat(filepath.Join(dir, diffDir))
+		if err == nil {
+			return dir, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("no directory of layer %s in %s: %w", id,
+		strings.Join(append([]string{o.env.Home}, o.env.Stores...), ", "), errdefs.ErrNotFound)
+}
+
+// layerName matches what a layer may be called: backend.Layer.
+var layerName = regexp.MustCompile(`^[a-z0-9]{1,64}$`)
+
+// List lists the directories of all layers.
+func (o *overlay) List(context.Context) ([]string, error) {
+	entries, err := os.ReadDir(o.env.Home)
+	if err != nil {
+		return nil, fmt.Errorf("list layers: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() && layerName.MatchString(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// Place is the upper directory. A base layer needs no whiteouts: there is nothing below to hide, and
+// its bind mount would show them.
+func (o *overlay) Place(_ context.Context, l backend.Layer) (backend.Place, error) {
+	dir, err := o.find(l.ID)
+	if err != nil {
+		return backend.Place{}, err
+	}
+	p := backend.Place{Dir: filepath.Join(dir, diffDir), Whiteouts: backend.WhiteoutsOverlay}
+	switch {
+	case len(l.Parents) == 0:
+		p.Whiteouts = backend.WhiteoutsNone
+	case o.userXattr:
+		p.Whiteouts = backend.WhiteoutsOverlayUser
+	}
+	return p, nil
+}
+
+// Usage walks the upper directory.
+func (o *overlay) Usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
+	dir, err := o.find(l.ID)
+	if err != nil {
+		return backend.Usage{}, err
+	}
+	u, err := tree.Usage(ctx, filepath.Join(dir, diffDir))
+	if err != nil {
+		return u, fmt.Errorf("measure layer %s: %w", l.ID, err)
+	}
+	return u, nil
+}
+
+// Check looks for the directories that a layer consists of. A missing work directory is made anew if
+// repair is set; nothing else can be mended.
+func (o *overlay) Check(_ context.Context, l backend.Layer, repair bool) error {
+	if _, err := o.find(l.ID); err != nil {
+		return err
+	}
+	if fi, err := os.Lstat(o.own(l.ID, diffDir)); err != nil || !fi.IsDir() {
+		return errors.Join(fmt.Errorf("layer %s: %s is not a directory: %w", l.ID, diffDir, errdefs.ErrDataLoss), err)
+	}
+	work := o.own(l.ID, workDir)
+	fi, err := os.Lstat(work)
+	switch {
+	case err == nil && fi.IsDir():
+		return nil
+	case errors.Is(err, os.ErrNotExist) && repair:
+		if err := os.Mkdir(work, 0o700); err != nil {
+			return fmt.Errorf("layer %s: %w", l.ID, err)
+		}
+		return nil
+	}
+	return errors.Join(fmt.Errorf("layer %s: %s is not a directory: %w", l.ID, workDir, errdefs.ErrDataLoss), err)
+}
+
+// Report tells what the probes found.
+func (o *overlay) Report(ctx context.Context) ([]backend.Field, error) {
+	answer := func(f probe.Feature) string {
+		switch err := o.probe.Test(ctx, f); {
+		case err == nil:
+			return "true"
+		case errdefs.IsNotImplemented(err):
+			return "false"
+		default:
+			return "unknown: " + err.Error()
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(o.env.Home, &st); err != nil {
+		return nil, fmt.Errorf("report: %w", &os.PathError{Op: "statfs", Path: o.env.Home, Err: err})
+	}
+	return []backend.Field{
+		{Name: "Backing Filesystem", Value: fileSystemName(int64(st.Type))},
+		{Name: "Supports d_type", Value: answer(probe.DType)},
+		{Name: "userxattr", Value: fmt.Sprint(o.userXattr)},
+		{Name: "Lower directories one by one", Value: answer(probe.AddLower)},
+		{Name: "Idmapped mounts", Value: answer(probe.IDMap)},
+		{Name: "Size limits", Value: fmt.Sprint(o.projects != nil)},
+		{Name: "Reflinks", Value: answer(probe.Reflink)},
+		{Name: "Mount options", Value: strings.Join(o.options, ",")},
+	}, nil
+}
+
+// fileSystemName names the file systems that a store is likely to be on: include/uapi/linux/magic.h.
+func fileSystemName(magic int64) string {
+	switch magic {
+	case unix.EXT4_SUPER_MAGIC:
+		return "extfs"
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs"
+	case unix.TMPFS_MAGIC:
+		return "tmpfs"
+	case unix.F2FS_SUPER_MAGIC:
+		return "f2fs"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlayfs"
+	}
+	return fmt.Sprintf("%#x", magic)
+}
