@@ -1,0 +1,62 @@
+package store
+
+import "strata/backend"
+
+// abilities are the backend's optional interfaces, looked up once. nil means: the store's way.
+type abilities struct {
+	sealer    backend.Sealer
+	placer    backend.Placer
+	differ    backend.Differ
+	changer   backend.Changer
+	applier   backend.Applier
+	meter     backend.Meter
+	limiter   backend.Limiter
+	idMapper  backend.IDMapper
+	cloner    backend.Cloner
+	activator backend.Activator
+	syncer    backend.Syncer
+	checker   backend.Checker
+	lister    backend.Lister
+	reporter  backend.Reporter
+}
+
+func findAbilities(b backend.Backend) (a abilities) {
+	a.sealer, _ = backend.As[backend.Sealer](b)
+	a.placer, _ = backend.As[backend.Placer](b)
+	a.differ, _ = backend.As[backend.Differ](b)
+	a.changer, _ = backend.As[backend.Changer](b)
+	a.applier, _ = backend.As[backend.Applier](b)
+	a.meter, _ = backend.As[backend.Meter](b)
+	a.limiter, _ = backend.As[backend.Limiter](b)
+	a.idMapper, _ = backend.As[backend.IDMapper](b)
+	a.cloner, _ = backend.As[backend.Cloner](b)
+	a.activator, _ = backend.As[backend.Activator](b)
+	a.syncer, _ = backend.As[backend.Syncer](b)
+	a.checker, _ = backend.As[backend.Checker](b)
+	a.lister, _ = backend.As[backend.Lister](b)
+	a.reporter, _ = backend.As[backend.Reporter](b)
+	return a
+}
+
+// describe says for each operation which code runs.
+func (a abilities) describe() []backend.Field {
+	return []backend.Field{
+		{Name: "apply", Value: choose(a.applier != nil, "native", choose(a.placer != nil, "unpack in place", "unpack into a mount"))},
+		{Name: "diff", Value: choose(a.differ != nil, "native", "compare trees")},
+		{Name: "changes", Value: choose(a.changer != nil, "native", "compare trees")},
+		{Name: "usage", Value: choose(a.meter != nil, "native", "walk")},
+		{Name: "limit", Value: choose(a.limiter != nil, "native", "not supported")},
+		{Name: "id maps", Value: choose(a.idMapper != nil, "native", "change owners")},
+		{Name: "clone", Value: choose(a.cloner != nil, "native", "diff and apply")},
+		{Name: "seal", Value: choose(a.sealer != nil, "native", "read-only mounts")},
+		{Name: "list", Value: choose(a.lister != nil, "native", "records only")},
+		{Name: "sync", Value: choose(a.syncer != nil, "native", "by file system")},
+	}
+}
+
+func choose(yes bool, a, b string) string {
+	if yes {
+		return a
+	}
+	return b
+}

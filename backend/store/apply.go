@@ -1,0 +1,186 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend"
+	"strata/backend/internal/failpoint"
+	"strata/backend/internal/layertar"
+)
+
+// logPath is where the headers of the tar that filled a layer are kept.
+func (s *Store) logPath(l *layer) string {
+	root := s.cfg.Root
+	if l.peer != nil {
+		root = l.peer.root
+	}
+	return filepath.Join(root, logsDir, l.rec.ID)
+}
+
+// Apply fills a new layer from an uncompressed layer tar, seals it, and returns the sum of the file
+// sizes. With SyncLayer the layer survives a power cut once Apply returned. A failed Apply leaves a
+// layer that can only be removed, and so does a crash; a second Apply is ErrFailedPrecondition:
+// Docker's client sends the rest of a broken stream again and would take the answer for success. So
+// is one to a layer that may hold something else: it was mounted, or made before the store was opened.
+func (s *Store) Apply(ctx context.Context, name string, r io.Reader) (int64, error) {
+	l, err := s.ready(name)
+	if err != nil {
+		return 0, err
+	}
+	ctx, release, err := s.pin(ctx, l)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	if err := s.beginApply(l, true); err != nil {
+		return 0, err
+	}
+	size, err := s.fill(ctx, l, r)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && errors.Is(err, ctx.Err()) {
+			err = cause
+		}
+		return 0, fmt.Errorf("apply to layer %q: %w", name, classify(err))
+	}
+	return size, nil
+}
+
+// beginApply moves a layer that nobody uses to the state applying; with empty set, only one that
+// cannot hold anything yet.
+func (s *Store) beginApply(l *layer, empty bool) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.mu.RLock()
+	err := l.usable()
+	rec, children := l.rec, l.children
+	s.mu.RUnlock()
+	switch {
+	case err != nil:
+		return err
+	case rec.Sealed || children > 0:
+		return fmt.Errorf("layer %q has its content already: %w", rec.Name, errdefs.ErrFailedPrecondition)
+	case empty && !l.fresh:
+		return fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", rec.Name, errdefs.ErrFailedPrecondition)
+	case l.count.Load() > 0:
+		return fmt.Errorf("layer %q is mounted: %w", rec.Name, errdefs.ErrFailedPrecondition)
+	}
+	if err := s.update(l, func(r *record) { r.State = StateApplying }); err != nil {
+		return err
+	}
+	return failpoint.Hit("store.apply.begun")
+}
+
+// fill unpacks r into a layer in state applying, makes it durable, and seals it.
+func (s *Store) fill(ctx context.Context, l *layer, r io.Reader) (_ int64, err error) {
+	var log *layertar.LogWriter
+	exact := s.meta.ExactDiffs && s.able.applier == nil
+	if exact {
+		if log, err = layertar.CreateLog(s.logPath(l)); err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, log.Abort()) }() // nothing after Close
+	}
+	d := s.describe(l)
+	res, err := s.unpack(ctx, d, r, log)
+	if err != nil {
+		return 0, err
+	}
+	if err := failpoint.Hit("store.apply.unpacked"); err != nil {
+		return 0, err
+	}
+	if err := s.settle(ctx, d, log); err != nil {
+		return 0, err
+	}
+	if err := failpoint.Hit("store.apply.synced"); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := context.Cause(ctx); err != nil {
+		return 0, err
+	}
+	return res.Size, s.sealLocked(ctx, l, func(r *record) {
+		r.State = StateReady
+		r.Applied = &Applied{Size: res.Size, Bytes: res.Bytes, Digest: res.Digest, Exact: exact}
+	})
+}
+
+// settle closes the log and makes data and log durable.
+func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWriter) error {
+	if log != nil {
+		if s.durable() {
+			if err := log.Sync(); err != nil {
+				return err
+			}
+		}
+		if err := log.Close(); err != nil {
+			return err
+		}
+	}
+	if !s.durable() {
+		return nil
+	}
+	if log != nil {
+		if err := syncDir(s.path(logsDir)); err != nil {
+			return err
+		}
+	}
+	return s.syncContent(ctx, d)
+}
+
+// syncContent makes everything in a layer durable.
+func (s *Store) syncContent(ctx context.Context, d backend.Layer) error {
+	switch {
+	case s.able.syncer != nil:
+		return s.able.syncer.Sync(ctx, d)
+	case s.able.placer != nil:
+		p, err := s.able.placer.Place(ctx, d)
+		if err != nil {
+			return err
+		}
+		return layertar.Flush(ctx, p.Dir)
+	}
+	return s.syncHome(ctx)
+}
+
+// unpack applies a tar to a layer that nobody else uses.
+func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, log *layertar.LogWriter) (res layertar.Result, err error) {
+	if s.able.applier != nil {
+		res.Size, err = s.able.applier.Apply(ctx, d, r)
+		return res, err
+	}
+	place, release, err := s.place(ctx, d)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return layertar.Apply(ctx, place.Dir, r, layertar.Options{
+		Whiteouts: place.Whiteouts, IDMap: d.IDMap, Log: log, Writeback: s.durable(),
+	})
+}
+
+// syncHome makes the whole file system of the backend's home durable.
+func (s *Store) syncHome(ctx context.Context) error {
+	return layertar.Flush(ctx, home(s.cfg.Root, s.meta.Backend))
+}
+
+// classify gives errors of the kernel a class that front ends can tell to their clients.
+func classify(err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("the stream ended too early: %w: %w", err, errdefs.ErrDataLoss)
+	}
+	return err
+}

@@ -1,0 +1,252 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend"
+	"strata/backend/internal/failpoint"
+)
+
+// Create makes a layer, writable until it is sealed by its first child or by Apply. parent "" makes
+// a base layer. The layer survives a power cut once Create returned; one that did not return leaves
+// nothing. ErrAlreadyExists, ErrNotFound (parent), ErrInvalidArgument, ErrNotImplemented (limit).
+func (s *Store) Create(ctx context.Context, name, parent string, o CreateOptions) error {
+	var p *layer
+	if parent != "" {
+		var err error
+		if p, err = s.ready(parent); err != nil {
+			return fmt.Errorf("parent: %w", err)
+		}
+	}
+	return s.create(ctx, name, p, o, func(ctx context.Context, l *layer) error {
+		l.fresh = true
+		return s.makeEmpty(ctx, s.describe(l))
+	})
+}
+
+// Clone makes a layer with the same parent and content as template, which is sealed by it. Errors
+// and durability as for Create.
+func (s *Store) Clone(ctx context.Context, name, template string, o CreateOptions) error {
+	t, err := s.ready(template)
+	if err != nil {
+		return fmt.Errorf("template: %w", err)
+	}
+	ctx, release, err := s.pin(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := s.free(name); err != nil {
+		return err
+	}
+	if err := s.seal(ctx, t); err != nil {
+		return err
+	}
+	if o.IDMap == nil {
+		o.IDMap = s.snapshot(t).IDMap
+	}
+	return s.create(ctx, name, t.parent, o, func(ctx context.Context, l *layer) error {
+		d := s.describe(l)
+		if err := s.copyInto(ctx, d, t); err != nil || !s.durable() {
+			return err
+		}
+		return s.syncContent(ctx, d)
+	})
+}
+
+// makeEmpty makes a layer that shows what its parent shows, to the containers of its own ID map.
+func (s *Store) makeEmpty(ctx context.Context, d backend.Layer) error {
+	if err := s.backend.Create(ctx, d); err != nil {
+		return err
+	}
+	if len(d.Parents) == 0 || d.IDMap.Equal(d.Parents[0].IDMap) {
+		return nil
+	}
+	return s.mapOwners(ctx, d, d.Parents[0].IDMap)
+}
+
+// copyInto makes the layer d as a copy of the template.
+func (s *Store) copyInto(ctx context.Context, d backend.Layer, template *layer) error {
+	from := s.describe(template)
+	if s.able.cloner != nil && d.IDMap.Equal(from.IDMap) {
+		return s.able.cloner.Clone(ctx, d, from)
+	}
+	if err := s.makeEmpty(ctx, d); err != nil {
+		return err
+	}
+	r, w := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.CloseWithError(s.diffParent(ctx, template, w))
+	}()
+	_, err := s.unpack(ctx, d, r, nil)
+	r.CloseWithError(io.ErrClosedPipe) // ends the writer if unpack gave up
+	<-done
+	return err
+}
+
+// create does what Create and Clone share; fill makes the layer's data.
+func (s *Store) create(ctx context.Context, name string, parent *layer, o CreateOptions, fill func(context.Context, *layer) error) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	if o.Limit < 0 || o.Limit > 0 && s.able.limiter == nil {
+		return fmt.Errorf("layer %q: limit of %d bytes: backend %s keeps no limits: %w", name, o.Limit, s.meta.Backend, errdefs.ErrNotImplemented)
+	}
+	if err := s.free(name); err != nil { // before anything is sealed for it
+		return err
+	}
+	if parent != nil {
+		if err := s.seal(ctx, parent); err != nil {
+			return fmt.Errorf("parent: %w", err)
+		}
+	}
+	l, err := s.reserve(name, parent, o)
+	if err != nil {
+		return err
+	}
+	defer l.mu.Unlock()
+	if err := s.build(ctx, l, fill); err != nil {
+		return errors.Join(fmt.Errorf("create layer %q: %w", name, classify(err)), s.abandon(ctx, l))
+	}
+	return nil
+}
+
+// free returns an error if the name cannot be given to a new layer now.
+func (s *Store) free(name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.byName[name] != nil {
+		return fmt.Errorf("layer %q: %w", name, errdefs.ErrAlreadyExists)
+	}
+	return nil
+}
+
+// reserve puts a new layer, locked and in state creating, into the tree.
+func (s *Store) reserve(name string, parent *layer, o CreateOptions) (*layer, error) {
+	l := &layer{parent: parent, rec: record{
+		ID: newID(), Name: name, State: StateCreating, Created: time.Now().UTC(),
+		Limit: o.Limit, Label: o.Label, IDMap: o.IDMap, Labels: o.Labels,
+	}}
+	if l.rec.IDMap == nil {
+		l.rec.IDMap = s.cfg.IDMap
+	}
+	l.mu.Lock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.byName[name]; old != nil {
+		l.mu.Unlock()
+		return nil, fmt.Errorf("layer %q: %w", name, errdefs.ErrAlreadyExists)
+	}
+	if parent != nil {
+		if err := parent.usable(); err != nil {
+			l.mu.Unlock()
+			return nil, fmt.Errorf("parent: %w", err)
+		}
+		l.rec.Parent = parent.rec.ID
+		parent.children++
+	}
+	s.byName[name], s.byID[l.rec.ID] = l, l
+	return l, nil
+}
+
+// build writes the intent, makes the data, and writes the outcome.
+func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, *layer) error) error {
+	if err := s.writeRecord(l.rec); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("store.create.intended"); err != nil {
+		return err
+	}
+	if err := fill(ctx, l); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("store.create.filled"); err != nil {
+		return err
+	}
+	if err := s.syncNew(ctx, s.describe(l)); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("store.create.synced"); err != nil {
+		return err
+	}
+	return s.update(l, func(r *record) { r.State = StateReady })
+}
+
+// syncNew makes an empty layer durable.
+func (s *Store) syncNew(ctx context.Context, d backend.Layer) error {
+	if !s.durable() {
+		return nil
+	}
+	if s.able.syncer != nil {
+		return s.able.syncer.Sync(ctx, d)
+	}
+	if s.able.placer == nil {
+		return s.syncHome(ctx)
+	}
+	p, err := s.able.placer.Place(ctx, d)
+	if err != nil {
+		return err
+	}
+	top := home(s.cfg.Root, s.meta.Backend)
+	for dir := p.Dir; strings.HasPrefix(dir, top); dir = filepath.Dir(dir) {
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abandon removes what an unsuccessful create left. It wants l.mu.
+func (s *Store) abandon(ctx context.Context, l *layer) error {
+	s.mu.Lock()
+	l.gone = true
+	l.rec.State = StateRemoving // on disk it is creating, which comes to the same
+	delete(s.byName, l.rec.Name)
+	leaving := l.leave()
+	s.mu.Unlock()
+	err := s.erase(context.WithoutCancel(ctx), l)
+	if err == nil {
+		leaving = leaving[1:]
+	}
+	s.deleter.add(leaving...)
+	return err
+}
+
+// seal makes a layer read-only for ever. A layer of an additional store is sealed already.
+func (s *Store) seal(ctx context.Context, l *layer) error {
+	if s.snapshot(l).Sealed {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.sealLocked(ctx, l, func(*record) {})
+}
+
+// sealLocked seals a layer and makes another change to its record with it. It wants l.mu.
+func (s *Store) sealLocked(ctx context.Context, l *layer, change func(*record)) error {
+	if !s.snapshot(l).Sealed && s.able.sealer != nil {
+		if err := s.able.sealer.Seal(ctx, s.describe(l)); err != nil {
+			return fmt.Errorf("seal layer %q: %w", l.rec.Name, err)
+		}
+		if err := failpoint.Hit("store.seal.sealed"); err != nil {
+			return err
+		}
+	}
+	return s.update(l, func(r *record) {
+		r.Sealed = true
+		change(r)
+	})
+}

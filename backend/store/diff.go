@@ -1,0 +1,244 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"strata/backend"
+	"strata/backend/internal/layertar"
+	"strata/backend/internal/treediff"
+)
+
+// Diff writes the difference between the layer and parent as an uncompressed layer tar. parent may
+// be any other layer, "" is the empty tree. A layer that Apply filled in a store with exact diffs
+// gives back, against its own parent, the very bytes that it was given. Nothing is written if the
+// error is known before the first byte; an error later means that what was written is worthless.
+func (s *Store) Diff(ctx context.Context, name, parent string, w io.Writer) error {
+	ctx, p, err := s.pair(ctx, name, parent)
+	if err != nil {
+		return err
+	}
+	defer p.release()
+	if p.direct() {
+		err = s.diffParent(ctx, p.layer, w)
+	} else {
+		err = s.compareInto(ctx, p, w)
+	}
+	if err != nil {
+		return fmt.Errorf("diff layer %q: %w", name, err)
+	}
+	return nil
+}
+
+// pairing is two layers that are about to be compared, pinned until release.
+type pairing struct {
+	layer   *layer
+	parent  *layer // nil for the empty tree
+	release func()
+}
+
+// direct reports whether the layer is compared with its own parent.
+func (p *pairing) direct() bool { return p.parent == p.layer.parent }
+
+// pair returns a context that ends when one of the two is removed.
+func (s *Store) pair(ctx context.Context, name, parent string) (context.Context, *pairing, error) {
+	l, err := s.ready(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, release, err := s.pin(ctx, l)
+	if err != nil {
+		return nil, nil, err
+	}
+	if parent == "" {
+		return ctx, &pairing{layer: l, release: release}, nil
+	}
+	p, err := s.ready(parent)
+	if err != nil {
+		release()
+		return nil, nil, fmt.Errorf("parent: %w", err)
+	}
+	ctx, releaseParent, err := s.pin(ctx, p)
+	if err != nil {
+		release()
+		return nil, nil, fmt.Errorf("parent: %w", err)
+	}
+	return ctx, &pairing{layer: l, parent: p, release: func() { releaseParent(); release() }}, nil
+}
+
+// diffParent writes a layer's difference from its own parent in the best way there is.
+func (s *Store) diffParent(ctx context.Context, l *layer, w io.Writer) error {
+	rec := s.snapshot(l)
+	if rec.Applied != nil && rec.Applied.Exact {
+		return s.replay(ctx, l, w)
+	}
+	if s.able.differ != nil {
+		cw := &countingWriter{w: w}
+		err := s.able.differ.Diff(ctx, s.describe(l), cw)
+		if !errdefs.IsNotImplemented(err) || cw.n > 0 {
+			return err
+		}
+		log.G(ctx).WithError(err).WithField("layer", rec.Name).Warn("the backend cannot diff this layer; comparing trees")
+	}
+	return s.compareInto(ctx, &pairing{layer: l, parent: l.parent}, w)
+}
+
+// compareInto writes the difference that a comparison of both trees finds.
+func (s *Store) compareInto(ctx context.Context, p *pairing, w io.Writer) error {
+	return s.compare(ctx, p, func(upper string, changes iter.Seq2[backend.Change, error]) error {
+		return layertar.WriteChanges(ctx, w, upper, changes, s.writeOptions(p.layer))
+	})
+}
+
+// replay gives back the tar that filled a layer.
+func (s *Store) replay(ctx context.Context, l *layer, w io.Writer) (err error) {
+	dir, release, err := s.files(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	tar, err := layertar.OpenLog(s.logPath(l))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tar.Close()) }()
+	return tar.Replay(ctx, w, dir)
+}
+
+// files gives access to the files that a layer itself holds.
+func (s *Store) files(ctx context.Context, l *layer) (dir string, release func() error, err error) {
+	if s.able.placer != nil {
+		p, err := s.able.placer.Place(ctx, s.describe(l))
+		return p.Dir, func() error { return nil }, err
+	}
+	t, err := s.open(ctx, l)
+	return t.dir, t.release, err
+}
+
+func (s *Store) writeOptions(l *layer) layertar.WriteOptions {
+	rec := s.snapshot(l)
+	return layertar.WriteOptions{IDMap: rec.IDMap, Vanished: !rec.Sealed}
+}
+
+// compare mounts both layers of a pair and hands the upper tree and the changes to use.
+func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, changes iter.Seq2[backend.Change, error]) error) (err error) {
+	upper, err := s.open(ctx, p.layer)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, upper.release()) }()
+	o := treediff.Options{UpperIDs: s.snapshot(p.layer).IDMap}
+	lower := view{release: func() error { return nil }}
+	if p.parent != nil {
+		if lower, err = s.open(ctx, p.parent); err != nil {
+			return err
+		}
+		o.LowerIDs = s.snapshot(p.parent).IDMap
+	}
+	defer func() { err = errors.Join(err, lower.release()) }()
+	return use(upper.dir, treediff.Changes(ctx, upper.dir, lower.dir, o))
+}
+
+// Changes lists the difference between the layer and parent ("" is the empty tree) in path order.
+func (s *Store) Changes(ctx context.Context, name, parent string) ([]backend.Change, error) {
+	var all []backend.Change
+	err := s.eachChange(ctx, name, parent, func(_ string, c backend.Change) error {
+		all = append(all, c)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("changes of layer %q: %w", name, err)
+	}
+	return all, nil
+}
+
+// DiffSize returns the sum of the sizes, in bytes, of the regular files that are in the layer but not in
+// parent, hard links counted once. Files that vanish while it looks are not counted.
+func (s *Store) DiffSize(ctx context.Context, name, parent string) (int64, error) {
+	l, err := s.ready(name)
+	if err != nil {
+		return 0, err
+	}
+	if a := s.snapshot(l).Applied; a != nil && (l.parent == nil && parent == "" || l.parent != nil && l.parent.rec.Name == parent) {
+		return a.Size, nil
+	}
+	var size int64
+	seen := map[uint64]bool{}
+	err = s.eachChange(ctx, name, parent, func(dir string, c backend.Change) error {
+		if c.Kind == backend.Deleted {
+			return nil
+		}
+		fi, err := lstat(filepath.Join(dir, c.Path))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil || !fi.file || fi.links > 1 && seen[fi.ino] {
+			return err
+		}
+		seen[fi.ino] = true
+		size += fi.size
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("size of layer %q: %w", name, err)
+	}
+	return size, nil
+}
+
+// eachChange calls f for each change, with the directory below which the changed files are found.
+func (s *Store) eachChange(ctx context.Context, name, parent string, f func(dir string, c backend.Change) error) error {
+	ctx, p, err := s.pair(ctx, name, parent)
+	if err != nil {
+		return err
+	}
+	defer p.release()
+	each := func(dir string, changes iter.Seq2[backend.Change, error]) error {
+		for c, err := range changes {
+			if err != nil {
+				return err
+			}
+			if err := f(dir, c); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if p.direct() && s.able.changer != nil {
+		err := s.native(ctx, p.layer, each)
+		if !errdefs.IsNotImplemented(err) {
+			return err
+		}
+		log.G(ctx).WithError(err).WithField("layer", name).Warn("the backend cannot list changes of this layer; comparing trees")
+	}
+	return s.compare(ctx, p, each)
+}
+
+// native hands the backend's own list of changes to use. ErrNotImplemented comes before the first change.
+func (s *Store) native(ctx context.Context, l *layer, use func(string, iter.Seq2[backend.Change, error]) error) (err error) {
+	dir, release, err := s.files(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return use(dir, s.able.changer.Changes(ctx, s.describe(l)))
+}
+
+// countingWriter knows whether anything was written.
+type countingWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countingWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}

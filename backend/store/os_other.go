@@ -1,0 +1,25 @@
+//go:build !linux
+
+package store
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/containerd/errdefs"
+)
+
+type fileInfo struct {
+	file  bool // a regular file
+	size  int64
+	ino   uint64
+	links uint64
+}
+
+func lockExclusive(*os.File) error {
+	return fmt.Errorf("stores need Linux: %w", errdefs.ErrNotImplemented)
+}
+
+func lstat(path string) (fileInfo, error) {
+	return fileInfo{}, fmt.Errorf("lstat %s: stores need Linux: %w", path, errdefs.ErrNotImplemented)
+}

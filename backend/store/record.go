@@ -1,0 +1,166 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend"
+	"strata/backend/internal/failpoint"
+)
+
+// record is what layers/<id> holds. Its JSON names are part of the on-disk format (doc.go).
+type record struct {
+	ID      string            `json:"id"`
+	Name    string            `json:"name"`
+	Parent  string            `json:"parent,omitempty"` // ID
+	State   State             `json:"state"`
+	Sealed  bool              `json:"sealed,omitempty"`
+	Created time.Time         `json:"created"`
+	Limit   int64             `json:"limit,omitempty"`
+	Label   string            `json:"label,omitempty"`
+	IDMap   *backend.IDMap    `json:"idmap,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Applied *Applied          `json:"applied,omitempty"`
+}
+
+const tmpSuffix = ".tmp"
+
+var (
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	idPattern  = regexp.MustCompile(`^[a-z0-9]{1,64}$`)
+)
+
+// encode returns v as one line of JSON and one line with the CRC-32C of the first, in hex.
+func encode(v any) ([]byte, error) {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	line = append(line, '\n')
+	return fmt.Appendf(line, "%08x\n", crc32.Checksum(line, castagnoli)), nil
+}
+
+// decode is the reverse of encode. ErrDataLoss if the text is not what encode wrote.
+func decode(text []byte, v any) error {
+	line, sum, ok := bytes.Cut(text, []byte{'\n'})
+	if !ok {
+		return fmt.Errorf("no complete line: %w", errdefs.ErrDataLoss)
+	}
+	want := fmt.Sprintf("%08x\n", crc32.Checksum(text[:len(line)+1], castagnoli))
+	if string(sum) != want {
+		return fmt.Errorf("checksum does not match: %w", errdefs.ErrDataLoss)
+	}
+	if err := json.Unmarshal(line, v); err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+	}
+	return nil
+}
+
+// writeFile replaces path by what encode makes of v. After a crash path holds the old or the new
+// text, whole; with sync the new one survives a power cut once writeFile returned.
+func writeFile(path string, v any, sync bool) (err error) {
+	text, err := encode(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	tmp := path + tmpSuffix
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = failpoint.Hit("store.record.written")
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp) // the next Open sweeps what stays
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := failpoint.Hit("store.record.renamed"); err != nil {
+		return err
+	}
+	if sync {
+		return syncDir(filepath.Dir(path))
+	}
+	return nil
+}
+
+// readFile reads what writeFile wrote.
+func readFile(path string, v any) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := decode(text, v); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// syncDir makes the entries of a directory durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+// badRecord is a file in layers/ that could not be read.
+type badRecord struct {
+	id  string
+	err error
+}
+
+// readRecords reads all records below dir. Temporary files of a crashed process are ignored, and
+// removed if sweep is set.
+func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list records: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if strings.HasSuffix(e.Name(), tmpSuffix) {
+			if sweep {
+				if err := os.Remove(path); err != nil {
+					return nil, nil, fmt.Errorf("sweep records: %w", err)
+				}
+			}
+			continue
+		}
+		var r record
+		err := readFile(path, &r)
+		if err == nil && (r.ID != e.Name() || !idPattern.MatchString(r.ID)) {
+			err = fmt.Errorf("record %s describes layer %q: %w", path, r.ID, errdefs.ErrDataLoss)
+		}
+		if err != nil {
+			bad = append(bad, badRecord{id: e.Name(), err: err})
+			continue
+		}
+		recs = append(recs, r)
+	}
+	return recs, bad, nil
+}

@@ -1,0 +1,111 @@
+package store
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+)
+
+func sample() record {
+	return record{
+		ID: "abcdefghijklmnop", Name: "a layer", Parent: "ponmlkjihgfedcba", State: StateReady, Sealed: true,
+		Created: time.Date(2026, 11, 21, 1, 2, 3, 4, time.UTC), Limit: 1 << 30, Label: "system_u:object_r:x:s0:c1,c2",
+		IDMap:   &backend.IDMap{UIDs: []backend.IDRange{{Host: 100000, Size: 65536}}, GIDs: []backend.IDRange{{Host: 100000, Size: 65536}}},
+		Labels:  map[string]string{"k": "v"},
+		Applied: &Applied{Size: 5, Bytes: 10240, Digest: "sha256:00", Exact: true},
+	}
+}
+
+func TestRecordRoundTrip(t *testing.T) {
+	text, err := encode(sample())
+	assert.NilError(t, err)
+	var got record
+	assert.NilError(t, decode(text, &got))
+	assert.DeepEqual(t, got, sample())
+}
+
+// Every torn or rotten form of a record is recognised as such.
+func TestRecordDamage(t *testing.T) {
+	text, err := encode(sample())
+	assert.NilError(t, err)
+	for n := range text {
+		var r record
+		assert.Assert(t, errdefs.IsDataLoss(decode(text[:n], &r)), "cut to %d bytes", n)
+		rotten := append([]byte(nil), text...)
+		rotten[n] ^= 4
+		assert.Assert(t, errdefs.IsDataLoss(decode(rotten, &r)), "bit flipped in byte %d", n)
+	}
+}
+
+func FuzzRecord(f *testing.F) {
+	text, err := encode(sample())
+	assert.NilError(f, err)
+	f.Add(text)
+	f.Add([]byte("{}\n"))
+	f.Add([]byte("\n00000000\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var r record
+		if err := decode(text, &r); err != nil {
+			assert.Assert(t, errdefs.IsDataLoss(err))
+			return
+		}
+		again, err := encode(r)
+		assert.NilError(t, err)
+		var r2 record
+		assert.NilError(t, decode(again, &r2))
+	})
+}
+
+func TestReadRecords(t *testing.T) {
+	dir := t.TempDir()
+	good := sample()
+	assert.NilError(t, writeFile(filepath.Join(dir, good.ID), good, true))
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn"), []byte(`{"id":"torn"`), 0o600))
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "half"+tmpSuffix), nil, 0o600))
+	assert.NilError(t, writeFile(filepath.Join(dir, "misnamed"), good, false))
+
+	recs, bad, err := readRecords(dir, true)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, recs, []record{good})
+	assert.Equal(t, len(bad), 2)
+	_, err = os.Stat(filepath.Join(dir, "half"+tmpSuffix))
+	assert.Assert(t, os.IsNotExist(err), "the temporary file was not swept")
+}
+
+func TestCheckName(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		ok   bool
+	}{
+		{"a", true},
+		{strings.Repeat("f", 64) + "-init", true},
+		{"k8s.io/12/extract-1 sha256:ab", true},
+		{strings.Repeat("x", 255), true},
+		{"", false},
+		{strings.Repeat("x", 256), false},
+		{"a\nb", false},
+		{"a\x00b", false},
+		{"\xff", false},
+	} {
+		err := checkName(tc.name)
+		assert.Equal(t, err == nil, tc.ok, "%q: %v", tc.name, err)
+		assert.Assert(t, err == nil || errdefs.IsInvalidArgument(err))
+	}
+}
+
+func TestNewIDIsSafe(t *testing.T) {
+	seen := map[string]bool{}
+	for range 1000 {
+		id := newID()
+		assert.Assert(t, idPattern.MatchString(id), id)
+		assert.Assert(t, !seen[id], id)
+		seen[id] = true
+	}
+}
