@@ -1,0 +1,59 @@
+package main
+
+import (
+	"debug/elf"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"strata/plugin/cli/daemon"
+)
+
+// TestBinary builds the program as a release is built and looks at what comes out.
+func TestBinary(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the program serves on Linux only")
+	}
+	binary := filepath.Join(t.TempDir(), "strata")
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-X main.version=1.2.3-test", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+
+	f, err := elf.Open(binary)
+	assert.NilError(t, err)
+	defer f.Close()
+	for _, p := range f.Progs {
+		assert.Assert(t, p.Type != elf.PT_INTERP, "the program is not static: it wants a dynamic loader")
+	}
+
+	out, err = exec.CommandContext(t.Context(), binary, "version").Output()
+	assert.NilError(t, err)
+	assert.Assert(t, strings.HasPrefix(string(out), "strata 1.2.3-test "), "%s", out)
+
+	err = exec.CommandContext(t.Context(), binary, "nope").Run()
+	var exit *exec.ExitError
+	assert.Assert(t, errors.As(err, &exit), "%v", err)
+	assert.Equal(t, exit.ExitCode(), 2)
+}
+
+// TestBackends holds what the documentation says of the program's backends.
+func TestBackends(t *testing.T) {
+	list := backends()
+	assert.Equal(t, list[0].Name, "overlay", "the default")
+	for _, o := range daemon.Table(list).Options() {
+		assert.Assert(t, strings.HasSuffix(o.Help, "."), "option %s: help is not a sentence: %q", o.Key, o.Help)
+		assert.Assert(t, o.Backend == "" || strings.HasPrefix(o.Key, o.Backend+"."), o.Key)
+	}
+}
+
+func TestVersionIsNeverEmpty(t *testing.T) {
+	v := thisVersion()
+	assert.Assert(t, v.Version != "" && v.Go == runtime.Version(), "%+v", v)
+}

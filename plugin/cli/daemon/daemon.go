@@ -1,0 +1,207 @@
+// Package daemon is what `strata serve` runs: it listens, finds out where the store lies and what
+// the settings are, opens the store when dockerd says Init, and serves Docker's GraphDriver
+// protocol and the control API on one socket until it is told to stop.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"strata/backend"
+	"strata/backend/store"
+	"strata/plugin"
+	"strata/plugin/config"
+	"strata/plugin/control"
+	"strata/plugin/graphdriver"
+)
+
+// Backend is a backend that a store can have.
+type Backend struct {
+	config.Backend
+	// Open makes the backend; its last argument is what Config returned, with all options applied.
+	Open func(ctx context.Context, env backend.Env, config any) (backend.Backend, error)
+}
+
+// Config says what to serve, and where.
+type Config struct {
+	Socket   string        // of the GraphDriver protocol and the control API
+	Backends []Backend     // the first is the default
+	Environ  []string      // as of os.Environ
+	Flags    config.Source // settings of the command line
+	Version  control.Version
+	// Log is where the process logs. In a managed plugin that is best standard output: dockerd files
+	// what a plugin writes to standard error under errors.
+	Log io.Writer
+}
+
+// closePatience is how long the store may take to close. Docker kills a plugin ten seconds after
+// SIGTERM; plugin.Server needs up to nine of them, and everything that matters is durable already.
+const closePatience = time.Second
+
+// initFile keeps the arguments of dockerd's Init, in the store's directory.
+const initFile = "init.json"
+
+// Run serves until ctx ends, and returns nil if everything ended well. Settings that are wrong are
+// an error at once, before anything listens.
+func Run(ctx context.Context, c Config) error {
+	d, err := newDaemon(c)
+	if err != nil {
+		return err
+	}
+	log.L.Logger.SetOutput(c.Log)
+	if err := setLogLevel(d.settings.LogLevel); err != nil {
+		return err
+	}
+	l, err := plugin.Listen(ctx, c.Socket)
+	if err != nil {
+		return err
+	}
+	log.G(ctx).WithField("socket", c.Socket).WithField("root", d.place.HostRoot).WithField("version", c.Version.Version).Info("serving")
+	var server plugin.Server
+	err = server.Serve(ctx, l, d.handler())
+	return errors.Join(err, d.close(ctx))
+}
+
+// daemon is a serving process.
+type daemon struct {
+	Config
+	table   *config.Table
+	env     config.Source
+	place   Placement
+	metrics *control.Metrics
+	docker  *graphdriver.Handler
+
+	mu       sync.Mutex       // guards what follows; not held while a store opens
+	store    *store.Store     // nil as long as none is open
+	opts     config.Source    // --storage-opt, as of Init
+	now      config.Source    // live changes that the config file cannot express
+	settings *config.Settings // in force
+	late     []string         // keys of --storage-opts that take effect when the plugin is restarted
+}
+
+func newDaemon(c Config) (*daemon, error) {
+	d := &daemon{Config: c, table: Table(c.Backends), opts: config.Source{Name: config.SourceStorageOpt}, now: config.Source{Name: sourceNow}}
+	var err error
+	if d.env, err = d.table.FromEnv(c.Environ); err != nil {
+		return nil, err
+	}
+	if d.settings, err = d.table.Resolve(d.env, c.Flags); err != nil {
+		return nil, err
+	}
+	if d.place, err = locate(d.settings.Root, factsOf(c.Environ)); err != nil {
+		return nil, err
+	}
+	d.metrics = control.NewMetrics(c.Version, d.opened)
+	var dockerPath func(string) string
+	if d.place.run != "" {
+		dockerPath = d.place.dockerPath(factsOf(c.Environ).propagated)
+	}
+	d.docker = graphdriver.New(graphdriver.Options{
+		HostPath:    dockerPath,
+		HostRoot:    d.place.HostRoot,
+		InitFile:    filepath.Join(d.place.Root, initFile),
+		Open:        d.open,
+		Reconfigure: d.reconfigure,
+		Warnings:    d.warnings,
+		Observer:    d.metrics,
+		Version:     c.Version.Version,
+	})
+	return d, nil
+}
+
+// handler joins the GraphDriver protocol and the control API.
+func (d *daemon) handler() http.Handler {
+	api := control.New(control.Options{
+		Store: d.current, Settings: d, Metrics: d.metrics, Version: d.Version,
+		Place: func() control.Place {
+			return control.Place{HostRoot: d.place.HostRoot, Warnings: d.warnings()}
+		},
+		HostPath: d.place.hostPath,
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/strata/", api)
+	mux.Handle("/metrics", api)
+	mux.Handle("/", d.docker)
+	return mux
+}
+
+// open opens the store for dockerd's Init. The handler never calls it twice at once.
+func (d *daemon) open(ctx context.Context, init graphdriver.Init) (*store.Store, error) {
+	opts, err := config.FromStorageOpts(init.Opts)
+	if err != nil {
+		return nil, err
+	}
+	s, err := d.resolve(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := setLogLevel(s.LogLevel); err != nil {
+		return nil, err
+	}
+	c, err := storeConfig(d.Backends, s, d.place)
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.store, d.opts, d.settings = st, opts, s
+	return st, nil
+}
+
+// warnings are what docker info and strata info show.
+func (d *daemon) warnings() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []string
+	if d.place.doubt != "" {
+		all = append(all, d.place.doubt)
+	}
+	if len(d.late) > 0 {
+		all = append(all, fmt.Sprintf("--storage-opt changed %s while the store was open; restart the plugin to put that in force", strings.Join(d.late, ", ")))
+	}
+	return all
+}
+
+// current returns the store for the control API, opening it as an earlier process had it if need
+// be. ErrUnavailable if there was none. The store is not opened before somebody asks: when dockerd
+// starts, its Init follows the start of the plugin, and may have other options than the last.
+func (d *daemon) current(ctx context.Context) (control.Store, error) {
+	st, err := d.docker.Store(ctx)
+	if errdefs.IsFailedPrecondition(err) {
+		return nil, fmt.Errorf("%v: %w", err, errdefs.ErrUnavailable) //nolint:errorlint // one class, not two
+	}
+	if err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// opened returns the store if it is open; ErrUnavailable otherwise.
+func (d *daemon) opened(context.Context) (control.Store, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store == nil {
+		return nil, fmt.Errorf("no store is open: %w", errdefs.ErrUnavailable)
+	}
+	return d.store, nil
+}
+
+func (d *daemon) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+	defer cancel()
+	return d.docker.Close(ctx)
+}

@@ -1,0 +1,390 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+	"strata/backend/all"
+	"strata/backend/store"
+	"strata/plugin/config"
+	"strata/plugin/control"
+)
+
+// tested are the backends of the tests: vfs, which works on every file system, with two options.
+func tested(t *testing.T) []Backend {
+	t.Helper()
+	for _, d := range all.Backends() {
+		if d.Name == "vfs" {
+			return []Backend{{
+				Backend: config.Backend{Name: "vfs", Summary: d.Summary, Config: func() any { return &vfsOptions{} }},
+				Open: func(ctx context.Context, env backend.Env, _ any) (backend.Backend, error) {
+					return d.Open(ctx, env, d.Config())
+				},
+			}}
+		}
+	}
+	t.Fatal("there is no vfs")
+	return nil
+}
+
+type vfsOptions struct {
+	Color string `option:"color" help:"An option that a restart changes."`
+}
+
+// process is a serving daemon, as if in a process of its own.
+type process struct {
+	t      *testing.T
+	root   string
+	socket string
+	client *control.Client
+	stop   func() error // ends it as SIGTERM does
+}
+
+func start(t *testing.T, root string, environ, options []string) *process {
+	t.Helper()
+	flags, err := config.FromFlags(append(options, "root="+root))
+	assert.NilError(t, err)
+	socket := filepath.Join(t.TempDir(), "strata.sock")
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Config{Socket: socket, Backends: tested(t), Environ: environ, Flags: flags, Version: control.Version{Version: "test"}, Log: io.Discard})
+	}()
+	p := &process{t: t, root: root, socket: socket, client: control.Dial(socket)}
+	done := false
+	p.stop = func() error {
+		if done {
+			return nil
+		}
+		done = true
+		_ = p.client.Close() // it always succeeds
+		cancel()
+		return <-ended
+	}
+	t.Cleanup(func() { assert.Check(t, p.stop()) })
+	deadline := time.Now().Add(10 * time.Second)
+	for _, err := p.client.Version(t.Context()); err != nil; _, err = p.client.Version(t.Context()) {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("serve ended: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+		assert.Assert(t, time.Now().Before(deadline), "%v", err)
+	}
+	return p
+}
+
+// docker sends a call as dockerd does and returns the answer's members.
+func (p *process) docker(method string, body any) (map[string]any, error) {
+	p.t.Helper()
+	data, err := json.Marshal(body)
+	assert.NilError(p.t, err)
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", p.socket)
+	}}}
+	r, err := http.NewRequestWithContext(p.t.Context(), http.MethodPost, "http://x/"+method, bytes.NewReader(data))
+	assert.NilError(p.t, err)
+	resp, err := c.Do(r)
+	assert.NilError(p.t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	assert.NilError(p.t, err)
+	answer := map[string]any{}
+	assert.NilError(p.t, json.Unmarshal(text, &answer), "%s", text)
+	if text, ok := answer["Err"].(string); ok && text != "" {
+		return nil, fmt.Errorf("%s: %s", method, text)
+	}
+	return answer, nil
+}
+
+func (p *process) init(opts ...string) error {
+	p.t.Helper()
+	_, err := p.docker("GraphDriver.Init", map[string]any{"Home": "/var/lib/docker/strata", "Opts": opts})
+	return err
+}
+
+func (p *process) value(key string) string {
+	p.t.Helper()
+	list, err := p.client.Options(p.t.Context())
+	assert.NilError(p.t, err)
+	for _, s := range list {
+		if s.Key == key {
+			return s.Value + " from " + s.Source
+		}
+	}
+	return ""
+}
+
+// needRoot skips a test that mounts.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting layers needs root")
+	}
+}
+
+// aaa is a layer's name as Docker gives it.
+const aaa = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+func TestServe(t *testing.T) {
+	needRoot(t)
+	root := filepath.Join(t.TempDir(), "strata")
+	p := start(t, root, []string{"STRATA_LOG_LEVEL=error"}, nil)
+
+	// Before Init there is an answer, but no store.
+	_, err := p.client.Info(t.Context())
+	assert.Assert(t, errdefs.IsUnavailable(err), "%v", err)
+	assert.Equal(t, p.value("log-level"), "error from environment")
+	_, err = p.client.SetOptions(t.Context(), map[string]string{"sync": "none"})
+	assert.Assert(t, errdefs.IsUnavailable(err), "%v", err)
+	_, err = p.docker("GraphDriver.Create", map[string]any{"ID": aaa})
+	assert.ErrorContains(t, err, "not initialised")
+
+	assert.NilError(t, p.init("sync=none"))
+	i, err := p.client.Describe(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, i.Sync, store.SyncNone)
+	assert.Equal(t, i.HostRoot, root)
+	assert.Assert(t, i.ExactDiffs, "a new store shall keep exact diffs")
+	assert.Equal(t, p.value("sync"), "none from --storage-opt")
+
+	_, err = p.docker("GraphDriver.Create", map[string]any{"ID": aaa})
+	assert.NilError(t, err)
+	got, err := p.docker("GraphDriver.Get", map[string]any{"ID": aaa})
+	assert.NilError(t, err)
+	dir, ok := got["Dir"].(string)
+	assert.Assert(t, ok && strings.HasPrefix(dir, root+"/mnt/"), "%v", got)
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "file"), []byte("content"), 0o600))
+	list, err := p.client.List(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, list[0].Mounts, 1)
+	path, err := p.client.Path(t.Context(), aaa)
+	assert.NilError(t, err)
+	assert.Equal(t, path.MountDir, dir)
+	_, err = p.docker("GraphDriver.Put", map[string]any{"ID": aaa})
+	assert.NilError(t, err)
+	changes, err := p.client.Changes(t.Context(), aaa, "")
+	assert.NilError(t, err)
+	assert.DeepEqual(t, changes, []backend.Change{{Path: "/file", Kind: backend.Added}})
+	assert.NilError(t, p.stop())
+
+	// A second process is not sent Init, and opens the store as it was, by itself.
+	p = start(t, root, []string{"STRATA_LOG_LEVEL=error"}, nil)
+	list, err = p.client.List(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, list[0].Name, aaa)
+	assert.Equal(t, p.value("sync"), "none from --storage-opt")
+}
+
+func TestRestAndServedStoreAreTheSame(t *testing.T) {
+	needRoot(t)
+	root := filepath.Join(t.TempDir(), "strata")
+	p := start(t, root, nil, []string{"log-level=error"})
+	assert.NilError(t, p.init())
+	_, err := p.docker("GraphDriver.Create", map[string]any{"ID": aaa})
+	assert.NilError(t, err)
+	served, err := p.client.List(t.Context())
+	assert.NilError(t, err)
+
+	// Looking needs no lock; writing does.
+	_, err = OpenAtRest(t.Context(), tested(t), nil, config.Source{}, root, true)
+	assert.Assert(t, errdefs.IsUnavailable(err), "%v", err)
+	for _, write := range []bool{false, true} {
+		if write {
+			assert.NilError(t, p.stop())
+		}
+		st, err := OpenAtRest(t.Context(), tested(t), []string{"STRATA_SYNC=none"}, config.Source{}, root, write)
+		assert.NilError(t, err)
+		list, err := st.List(t.Context())
+		assert.NilError(t, err)
+		assert.DeepEqual(t, list, served)
+		found, err := st.Check(t.Context(), store.CheckOptions{Repair: write})
+		assert.NilError(t, err)
+		assert.Equal(t, len(found), 0)
+		assert.NilError(t, st.Close(t.Context()))
+	}
+}
+
+// TestStoresAtRest: a store at rest finds the additional stores that dockerd named, and those of the
+// command line.
+func TestStoresAtRest(t *testing.T) {
+	needRoot(t)
+	lower, root := filepath.Join(t.TempDir(), "lower"), filepath.Join(t.TempDir(), "strata")
+	p := start(t, lower, nil, nil)
+	assert.NilError(t, p.init())
+	for _, layer := range []map[string]any{{"ID": aaa}, {"ID": aaa + "-init", "Parent": aaa}} {
+		_, err := p.docker("GraphDriver.Create", layer)
+		assert.NilError(t, err)
+	}
+	assert.NilError(t, p.stop())
+
+	p = start(t, root, nil, nil)
+	assert.NilError(t, p.init("stores="+lower))
+	_, err := p.docker("GraphDriver.Create", map[string]any{"ID": strings.Repeat("b", 64), "Parent": aaa})
+	assert.NilError(t, err)
+	assert.NilError(t, p.stop())
+
+	findings := func(options ...string) int {
+		flags, err := config.FromFlags(options)
+		assert.NilError(t, err)
+		st, err := OpenAtRest(t.Context(), tested(t), nil, flags, root, false)
+		assert.NilError(t, err)
+		found, err := st.Check(t.Context(), store.CheckOptions{})
+		assert.NilError(t, err)
+		assert.NilError(t, st.Close(t.Context()))
+		return len(found)
+	}
+	assert.Equal(t, findings(), 0)
+	assert.NilError(t, os.Remove(filepath.Join(root, initFile)))
+	assert.Equal(t, findings(), 1, "without its parent's store the layer cannot be whole")
+	assert.Equal(t, findings("stores="+lower), 0)
+	assert.NilError(t, os.WriteFile(filepath.Join(root, initFile), []byte("{"), 0o600))
+	_, err = OpenAtRest(t.Context(), tested(t), nil, config.Source{}, root, false)
+	assert.Assert(t, errdefs.IsDataLoss(err), "%v", err)
+}
+
+func TestNoStoreAtRest(t *testing.T) {
+	_, err := OpenAtRest(t.Context(), tested(t), nil, config.Source{}, t.TempDir(), false)
+	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
+	root := t.TempDir()
+	for text, want := range map[string]func(error) bool{"": errdefs.IsDataLoss, "{}": errdefs.IsDataLoss, "[]\n": errdefs.IsDataLoss, `{"backend":"zip"}` + "\n": errdefs.IsInvalidArgument} {
+		assert.NilError(t, os.WriteFile(filepath.Join(root, "strata.json"), []byte(text), 0o600))
+		_, err := OpenAtRest(t.Context(), tested(t), nil, config.Source{}, root, false)
+		assert.Assert(t, want(err), "%q: %v", text, err)
+	}
+}
+
+func TestChangingOptions(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "strata")
+	p := start(t, root, nil, []string{"log-level=error"})
+	assert.NilError(t, p.init())
+	for _, tc := range []struct {
+		name   string
+		values map[string]string
+		want   []control.Change
+		err    string
+	}{
+		{"live", map[string]string{"sync": "none"}, []control.Change{{Key: "sync", Value: "none", Live: true}}, ""},
+		{"with the prefix", map[string]string{"strata.log-level": "fatal"}, nil, "allowed are"},
+		{"at the next start", map[string]string{"vfs.color": "red"}, []control.Change{{Key: "vfs.color", Value: "red"}}, ""},
+		{"unknown", map[string]string{"vfs.colour": "red"}, nil, "the known ones are"},
+		{"fixed", map[string]string{"exact-diffs": "false"}, nil, "decided when the store is made"},
+		{"place", map[string]string{"root": "/x"}, nil, "docker plugin set"},
+		{"all or nothing", map[string]string{"sync": "layer", "vfs.nope": "1"}, nil, "vfs.nope"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := p.client.SetOptions(t.Context(), tc.values)
+			if tc.err != "" {
+				assert.ErrorContains(t, err, tc.err)
+				assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
+				return
+			}
+			assert.NilError(t, err)
+			assert.DeepEqual(t, got, tc.want)
+		})
+	}
+	i, err := p.client.Info(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, i.Sync, store.SyncNone)
+	assert.Equal(t, p.value("sync"), "none from config file")
+	assert.Equal(t, p.value("vfs.color"), " from default", "it is not in force yet")
+	assert.NilError(t, p.stop())
+
+	p = start(t, root, nil, []string{"log-level=error"})
+	assert.NilError(t, p.init())
+	assert.Equal(t, p.value("sync"), "none from config file")
+	assert.Equal(t, p.value("vfs.color"), "red from config file")
+}
+
+// TestStorageOptsWin: a live change is made although --storage-opt will win at the next start, and says so.
+func TestStorageOptsWin(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "strata")
+	p := start(t, root, nil, []string{"log-level=error"})
+	assert.NilError(t, p.init("sync=layer", "vfs.color=blue"))
+	got, err := p.client.SetOptions(t.Context(), map[string]string{"sync": "none", "vfs.color": "red"})
+	assert.NilError(t, err)
+	assert.Assert(t, got[0].Live)
+	assert.Assert(t, strings.Contains(got[0].Note, "--storage-opt has sync=layer, which wins"), got[0].Note)
+	assert.Assert(t, strings.Contains(got[1].Note, "--storage-opt has vfs.color=blue"), got[1].Note)
+	i, err := p.client.Info(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, i.Sync, store.SyncNone)
+	assert.Equal(t, p.value("sync"), "none from this process")
+	assert.Equal(t, p.value("vfs.color"), "blue from --storage-opt")
+	assert.NilError(t, p.stop())
+	p = start(t, root, nil, []string{"log-level=error"})
+	assert.NilError(t, p.init("sync=layer"))
+	assert.Equal(t, p.value("sync"), "layer from --storage-opt")
+	assert.Equal(t, p.value("vfs.color"), "red from config file")
+}
+
+func TestAnotherInit(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "strata")
+	p := start(t, root, nil, []string{"log-level=error"})
+	assert.NilError(t, p.init("vfs.color=blue"))
+	assert.NilError(t, p.init("vfs.color=blue"))
+	assert.NilError(t, p.init("vfs.color=blue", "sync=none"))
+	assert.Equal(t, p.value("sync"), "none from --storage-opt")
+	assert.ErrorContains(t, p.init("vfs.colour=red"), "known ones")
+	assert.ErrorContains(t, p.init("vfs.color=blue", "exact-diffs=false"), "exact-diffs for ever")
+
+	// dockerd starts with what takes a restart of the plugin, and is told.
+	assert.NilError(t, p.init("vfs.color=red"))
+	assert.Equal(t, p.value("vfs.color"), "blue from --storage-opt")
+	assert.Equal(t, p.value("sync"), "layer from default")
+	i, err := p.client.Describe(t.Context())
+	assert.NilError(t, err)
+	assert.Assert(t, strings.Contains(strings.Join(i.Warnings, ""), "--storage-opt changed vfs.color"), "%v", i.Warnings)
+	assert.NilError(t, p.init("vfs.color=blue"))
+	i, err = p.client.Describe(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, len(i.Warnings), 0)
+}
+
+func TestInitThatIsWrong(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "strata")
+	p := start(t, root, nil, []string{"log-level=error"})
+	assert.ErrorContains(t, p.init("nope=1"), "known ones are backend, root, sync")
+	assert.NilError(t, p.init())
+}
+
+func TestServeThatCannotStart(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "strata")
+	dir := t.TempDir()
+	for _, tc := range []struct {
+		name    string
+		socket  string
+		environ []string
+		want    string
+	}{
+		{"unknown variable", "s", []string{"STRATA_X=1"}, "STRATA_X is unknown"},
+		{"bad value", "s", []string{"STRATA_SYNC=x"}, "allowed are"},
+		{"socket that is a directory", ".", nil, "not a socket"},
+		{"long socket", strings.Repeat("s", 200), nil, "can have"},
+		{"container without a data directory", "s", []string{"STRATA_PROPAGATED_MOUNT=/nowhere", "STRATA_DATA=/nowhere"}, "no host directory is mounted on /nowhere"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			flags, err := config.FromFlags([]string{"root=" + root})
+			assert.NilError(t, err)
+			err = Run(t.Context(), Config{Socket: filepath.Join(dir, tc.socket), Backends: tested(t), Environ: tc.environ, Flags: flags, Log: io.Discard})
+			assert.ErrorContains(t, err, tc.want)
+			_, err = os.Stat(root)
+			assert.ErrorIs(t, err, os.ErrNotExist)
+		})
+	}
+}

@@ -1,0 +1,108 @@
+package daemon
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"gotest.tools/v3/assert"
+)
+
+// inContainer is the mount table of a managed plugin; %DATA% is the line of the data directory.
+const inContainer = `500 400 8:1 /var/lib/docker/plugins/id/rootfs / rw,relatime shared:300 - ext4 /dev/sda1 rw
+501 500 0:5 / /proc rw - proc proc rw
+502 500 8:1 /var/lib/docker/plugins/id/propagated-mount /propagated rw shared:1 - ext4 /dev/sda1 rw
+%DATA%
+`
+
+func TestLocate(t *testing.T) {
+	data := func(line string) string { return strings.Replace(inContainer, "%DATA%", line, 1) }
+	for _, tc := range []struct {
+		name, root, mounts string
+		doubt              string // "" for none
+		err                string // "" for none
+	}{
+		{"shared", "/var/lib/strata", data("503 500 8:1 /var/lib /data rw shared:1 - ext4 /dev/sda1 rw"), "", ""},
+		{"/var is a file system", "/var/lib/strata", data("503 500 8:2 /lib /data rw shared:1 - ext4 /dev/sda2 rw"), "", ""},
+		{"/var/lib is a file system", "/var/lib/strata", data("503 500 8:2 / /data rw shared:1 - xfs /dev/sda2 rw"), "", ""},
+		{"btrfs, root subvolume", "/var/lib/strata", data("503 500 0:30 /@/var/lib /data rw shared:1 - btrfs /dev/sda2 rw,subvolid=256,subvol=/@"), "", ""},
+		{"btrfs, own subvolume", "/var/lib/strata", data("503 500 0:30 /@lib /data rw shared:1 - btrfs /dev/sda2 rw,subvolid=256,subvol=/@lib"), "", ""},
+		{"btrfs, top subvolume", "/var/lib/strata", data("503 500 0:30 /var/lib /data rw shared:1 - btrfs /dev/sda2 rw,subvolid=5,subvol=/"), "", ""},
+		{"the store is a mount of its own", "/var/lib/strata", data("503 500 8:1 /var/lib /data rw shared:1 - ext4 /dev/sda1 rw\n504 503 7:1 / /data/strata rw shared:999 - xfs /dev/loop0 rw"), "", ""},
+		{"another directory", "/srv/big/strata", data("503 500 8:1 /srv/big /data rw shared:1 - ext4 /dev/sda1 rw"), "", ""},
+		{"data.source alone was set", "/var/lib/strata", data("503 500 8:1 /srv/big /data rw shared:1 - ext4 /dev/sda1 rw"), "data.source=DIR STRATA_ROOT=DIR/strata", ""},
+		{"root alone was set", "/srv/big/strata", data("503 500 8:1 /var/lib /data rw shared:1 - ext4 /dev/sda1 rw"), "set both", ""},
+		{"a name that only ends alike", "/xvar/lib/strata", data("503 500 8:1 /var/lib /data rw shared:1 - ext4 /dev/sda1 rw"), "set both", ""},
+		{"a btrfs subvolume elsewhere", "/var/lib/strata", data("503 500 0:30 /@/srv /data rw shared:1 - btrfs /dev/sda2 rw,subvol=/@"), "set both", ""},
+		{"nothing is mounted", "/var/lib/strata", data(""), "", "no host directory"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			mounts := parse(t, tc.mounts)
+			p, err := locateAmong(tc.root, facts{"/propagated", "/data", "/hostrun"}, mounts)
+			if tc.err != "" {
+				assert.ErrorContains(t, err, tc.err)
+				return
+			}
+			assert.NilError(t, err)
+			assert.Equal(t, p.Root, "/data/strata")
+			assert.Equal(t, p.HostRoot, tc.root)
+			assert.Equal(t, p.doubt == "", tc.doubt == "", p.doubt)
+			assert.Assert(t, strings.Contains(p.doubt, tc.doubt), p.doubt)
+			assert.Equal(t, p.MountDir, "/propagated/mnt")
+		})
+	}
+}
+
+func TestOutsideAContainer(t *testing.T) {
+	p, err := locate("/srv/strata", factsOf([]string{"PATH=/bin"}))
+	assert.NilError(t, err)
+	assert.DeepEqual(t, []string{p.Root, p.HostRoot, p.MountDir}, []string{"/srv/strata", "/srv/strata", ""})
+	assert.Equal(t, p.hostPath("/srv/strata/mnt/x"), "/srv/strata/mnt/x")
+	here, err := p.here("/other")
+	assert.NilError(t, err)
+	assert.Equal(t, here, "/other")
+}
+
+func TestPathsOfAContainer(t *testing.T) {
+	p := Placement{data: "/data", hostData: "/var/lib"}
+	assert.Equal(t, p.hostPath("/data/strata/mnt/x"), "/var/lib/strata/mnt/x")
+	assert.Equal(t, p.hostPath("/data"), "/var/lib")
+	assert.Equal(t, p.hostPath("/database"), "/database")
+	here, err := p.here("/var/lib/other/store")
+	assert.NilError(t, err)
+	assert.Equal(t, here, "/data/other/store")
+	_, err = p.here("/srv/store")
+	assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
+	root := Placement{data: "/data", hostData: "/"}
+	here, err = root.here("/srv/store")
+	assert.NilError(t, err)
+	assert.Equal(t, here, "/data/srv/store")
+}
+
+func TestFacts(t *testing.T) {
+	assert.Equal(t, factsOf([]string{"A=b", "STRATA_DATA=/d", "STRATA_RUN=/r", "STRATA_PROPAGATED_MOUNT=/p"}), facts{propagated: "/p", data: "/d", run: "/r"})
+}
+
+func TestMountDir(t *testing.T) {
+	data := "503 500 8:1 /var/lib /data rw shared:1 - ext4 /dev/sda1 rw\n"
+	for _, tc := range []struct{ name, run, want string }{
+		{"a tmpfs", "504 500 0:22 / /hostrun rw shared:5 - tmpfs tmpfs rw", "/hostrun/strata-aa791011"},
+		{"bound from elsewhere", "504 500 8:1 /srv/run /hostrun rw shared:5 - ext4 /dev/sda1 rw", "/hostrun/strata-aa791011"},
+		{"a directory of the root file system", "504 500 8:1 /run /hostrun rw shared:5 - ext4 /dev/sda1 rw", "/propagated/mnt"},
+		{"not mounted", "", "/propagated/mnt"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			mounts := parse(t, strings.Replace(inContainer, "%DATA%", data+tc.run, 1))
+			p, err := locateAmong("/var/lib/strata", facts{"/propagated", "/data", "/hostrun"}, mounts)
+			assert.NilError(t, err)
+			assert.Equal(t, p.MountDir, tc.want)
+			told := p.dockerPath("/propagated")(p.MountDir + "/x")
+			if p.run == "" {
+				assert.Equal(t, told, "/propagated/mnt/x")
+				return
+			}
+			assert.Equal(t, filepath.Join("/var/lib/docker/plugins/id/propagated-mount", strings.TrimPrefix(told, "/propagated")), "/run/strata-aa791011/x")
+		})
+	}
+}

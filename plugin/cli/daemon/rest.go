@@ -1,0 +1,135 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend"
+	"strata/backend/store"
+	"strata/plugin/config"
+)
+
+// Table lists the settings of all backends.
+func Table(backends []Backend) *config.Table {
+	list := make([]config.Backend, 0, len(backends))
+	for _, b := range backends {
+		list = append(list, b.Backend)
+	}
+	return config.NewTable(list...)
+}
+
+// storeConfig translates settings into what the store wants to know.
+func storeConfig(backends []Backend, s *config.Settings, p Placement) (store.Config, error) {
+	c := store.Config{Root: p.Root, MountDir: p.MountDir, Backend: s.Backend, Sync: s.Sync}
+	c.ExactDiffs, c.ExactDiffsSet = s.ExactDiffsWanted()
+	for _, dir := range s.Stores {
+		here, err := p.here(dir)
+		if err != nil {
+			return c, fmt.Errorf("option stores: %w", err)
+		}
+		c.Stores = append(c.Stores, here)
+	}
+	for _, b := range backends {
+		if b.Name == s.Backend {
+			c.New = func(ctx context.Context, env backend.Env) (backend.Backend, error) {
+				return b.Open(ctx, env, s.BackendConfig)
+			}
+		}
+	}
+	if c.New == nil {
+		return c, fmt.Errorf("backend %q is unknown: %w", s.Backend, errdefs.ErrInvalidArgument)
+	}
+	return c, nil
+}
+
+// OpenAtRest opens a store that no plugin has open, with SettingsAtRest. Without write nothing is
+// changed, not even recovered. ErrNotFound if there is no store.
+func OpenAtRest(ctx context.Context, backends []Backend, environ []string, flags config.Source, root string, write bool) (*store.Store, error) {
+	s, err := SettingsAtRest(Table(backends), environ, flags, root)
+	if err != nil {
+		return nil, err
+	}
+	c, err := storeConfig(backends, s, Placement{Root: root, HostRoot: root})
+	if err != nil {
+		return nil, err
+	}
+	c.ExactDiffsSet = false // whatever the store was made with is right
+	c.ReadOnly = !write
+	return store.Open(ctx, c)
+}
+
+// SettingsAtRest returns the settings of a store that no plugin has open: those of the environment,
+// of the command line, of its config file and of dockerd's last Init. ErrNotFound if there is no store.
+func SettingsAtRest(table *config.Table, environ []string, flags config.Source, root string) (*config.Settings, error) {
+	name, err := recordedBackend(root)
+	if err != nil {
+		return nil, err
+	}
+	env, err := table.FromEnv(environ)
+	if err != nil {
+		return nil, err
+	}
+	file, err := config.FromFile(filepath.Join(root, config.FileName))
+	if err != nil {
+		return nil, err
+	}
+	opts, err := savedStorageOpts(root)
+	if err != nil {
+		return nil, err
+	}
+	return table.Resolve(env, recorded(root, name), flags, file, opts)
+}
+
+// recorded makes a source of what a store remembers.
+func recorded(root, backend string) config.Source {
+	return config.Source{Name: config.SourceStore, Assignments: []config.Assignment{
+		{Key: "backend", Value: backend, Origin: root}, {Key: "root", Value: root, Origin: root},
+	}}
+}
+
+// savedStorageOpts reads the --storage-opts of dockerd's last Init, as package graphdriver saves them:
+// without those a store may lack the additional stores that its layers stand on.
+func savedStorageOpts(root string) (config.Source, error) {
+	path := filepath.Join(root, initFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return config.Source{Name: config.SourceStorageOpt}, nil
+	}
+	if err != nil {
+		return config.Source{}, fmt.Errorf("read store %s: %w", root, err)
+	}
+	var saved struct{ Init struct{ Opts []string } }
+	if err := json.Unmarshal(text, &saved); err != nil {
+		return config.Source{}, fmt.Errorf("read %s: %w: %w", path, err, errdefs.ErrDataLoss)
+	}
+	return config.FromStorageOpts(saved.Init.Opts)
+}
+
+// recordedBackend reads which backend a store was made with. Its format is documented in package store.
+func recordedBackend(root string) (string, error) {
+	f, err := os.Open(filepath.Join(root, "strata.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no store in %s: %w", root, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read store %s: %w", root, err)
+	}
+	defer f.Close()
+	line, err := bufio.NewReader(f).ReadBytes('\n')
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w: %w", f.Name(), err, errdefs.ErrDataLoss)
+	}
+	var record struct{ Backend string }
+	if err := json.Unmarshal(line, &record); err != nil {
+		return "", fmt.Errorf("read %s: %w: %w", f.Name(), err, errdefs.ErrDataLoss)
+	}
+	return record.Backend, nil
+}

@@ -1,0 +1,192 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"strata/backend/store"
+	"strata/plugin/config"
+	"strata/plugin/control"
+	"strata/plugin/graphdriver"
+)
+
+// sourceNow is the source of a live setting that holds until the process ends, because the config
+// file, where it is recorded, is outdone by --storage-opt.
+const sourceNow = "this process"
+
+// resolve computes the settings from all sources, reading the config file anew.
+func (d *daemon) resolve(opts config.Source) (*config.Settings, error) {
+	file, err := config.FromFile(d.configFile())
+	if err != nil {
+		return nil, err
+	}
+	return d.table.Resolve(d.env, d.Flags, file, opts, d.now)
+}
+
+func (d *daemon) configFile() string { return filepath.Join(d.place.Root, config.FileName) }
+
+func setLogLevel(level string) error {
+	if err := log.SetLevel(level); err != nil {
+		return fmt.Errorf("set log level: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// Options implements control.Settings.
+func (d *daemon) Options(context.Context) ([]config.Setting, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.settings.List(), nil
+}
+
+// SetOptions implements control.Settings. Everything is recorded in the config file; what can be
+// changed at once is.
+func (d *daemon) SetOptions(_ context.Context, values map[string]string) ([]control.Change, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store == nil {
+		return nil, fmt.Errorf("set options: no store is open yet: %w", errdefs.ErrUnavailable)
+	}
+	file, changes, err := amend(d.table, d.configFile(), values)
+	if err != nil {
+		return nil, err
+	}
+	later, err := d.table.Resolve(d.env, d.Flags, file, d.opts)
+	if err != nil {
+		return nil, err
+	}
+	now := d.now
+	for i := range changes {
+		now = outdone(later, &changes[i], now)
+	}
+	next, err := d.table.Resolve(d.env, d.Flags, file, d.opts, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := config.WriteFile(d.configFile(), file.Assignments); err != nil {
+		return nil, err
+	}
+	d.now = now
+	return changes, d.apply(next)
+}
+
+// outdone notes that another source wins over the config file in the settings of the next start. A
+// live change is made all the same, by an assignment in now.
+func outdone(later *config.Settings, c *control.Change, now config.Source) config.Source {
+	kept := slices.DeleteFunc(slices.Clone(now.Assignments), func(a config.Assignment) bool { return a.Key == c.Key })
+	for _, s := range later.List() {
+		if s.Key != c.Key || s.Source == config.SourceFile {
+			continue
+		}
+		c.Note = fmt.Sprintf("recorded, but at the next start %s has %s=%s, which wins", s.Source, s.Key, s.Value)
+		if c.Live {
+			kept = append(kept, config.Assignment{Key: c.Key, Value: c.Value, Origin: sourceNow})
+		}
+	}
+	return config.Source{Name: now.Name, Assignments: kept}
+}
+
+// reconfigure is what another Init with other --storage-opts does while the store is open: live
+// settings change at once, others when the plugin is restarted, which docker info says until then,
+// and what a store has for ever cannot change. dockerd would not start if Init failed.
+func (d *daemon) reconfigure(ctx context.Context, _ *store.Store, _, next graphdriver.Init) error {
+	opts, err := config.FromStorageOpts(next.Opts)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, err := d.resolve(opts)
+	if err != nil {
+		return err
+	}
+	if fixed := changed(d.settings, s, config.Fixed); len(fixed) > 0 {
+		return fmt.Errorf("the store has %s for ever: %w", strings.Join(fixed, ", "), errdefs.ErrFailedPrecondition)
+	}
+	d.opts = opts
+	if d.late = changed(d.settings, s, config.Restart); len(d.late) > 0 {
+		log.G(ctx).WithField("options", d.late).Warn("options take effect when the plugin is restarted")
+	}
+	return d.apply(s)
+}
+
+// changed lists the keys of settings of one kind that differ.
+func changed(old, next *config.Settings, kind config.Change) []string {
+	was := map[string]string{}
+	for _, s := range old.List() {
+		was[s.Key] = s.Value
+	}
+	var keys []string
+	for _, s := range next.List() {
+		if s.Change == kind && was[s.Key] != s.Value {
+			keys = append(keys, s.Key)
+		}
+	}
+	return keys
+}
+
+// apply puts the live settings of next in force. The others stay as they are until the next start.
+func (d *daemon) apply(next *config.Settings) error {
+	if next.Sync != d.settings.Sync {
+		if err := d.store.SetSync(next.Sync); err != nil {
+			return err
+		}
+	}
+	if err := setLogLevel(next.LogLevel); err != nil {
+		return err
+	}
+	d.settings = d.settings.WithLive(next)
+	return nil
+}
+
+// amend adds values to the assignments of a config file and says what comes of each.
+func amend(table *config.Table, path string, values map[string]string) (config.Source, []control.Change, error) {
+	file, err := config.FromFile(path)
+	if err != nil {
+		return file, nil, err
+	}
+	var changes []control.Change
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		o, err := table.Lookup(key)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if o.Change == config.Fixed || o.Change == config.Place {
+			errs = append(errs, fmt.Errorf("option %s cannot be changed here (%s): %w", o.Key, o.Change.Advice(), errdefs.ErrInvalidArgument))
+			continue
+		}
+		file.Assignments = table.Set(file.Assignments, config.Assignment{Key: o.Key, Value: values[key], Origin: "the request"})
+		changes = append(changes, control.Change{Key: o.Key, Value: values[key], Live: o.Change == config.Live})
+	}
+	return file, changes, errors.Join(errs...)
+}
+
+// SetAtRest records settings in the config file of a store that no process has open.
+func SetAtRest(table *config.Table, root string, values map[string]string) ([]control.Change, error) {
+	path := filepath.Join(root, config.FileName)
+	file, changes, err := amend(table, path, values)
+	if err != nil {
+		return nil, err
+	}
+	name, err := recordedBackend(root)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := table.Resolve(recorded(root, name), file); err != nil {
+		return nil, err
+	}
+	for i := range changes {
+		changes[i].Live = false
+	}
+	return changes, config.WriteFile(path, file.Assignments)
+}

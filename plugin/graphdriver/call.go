@@ -1,0 +1,159 @@
+package graphdriver
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"strata/backend"
+	"strata/plugin"
+)
+
+// arguments of every JSON method but Init.
+type arguments struct {
+	ID         string
+	Parent     string
+	MountLabel string
+	StorageOpt map[string]string
+}
+
+// reply is the response of every JSON method. Docker takes a missing field for its zero value.
+type reply struct {
+	Dir          string            `json:",omitempty"`
+	Exists       bool              `json:",omitempty"`
+	Status       [][2]string       `json:",omitempty"`
+	Changes      []backend.Change  `json:",omitempty"`
+	Size         int64             `json:",omitempty"`
+	Metadata     map[string]string `json:",omitempty"`
+	Capabilities *capability       `json:",omitempty"`
+	Implements   []string          `json:",omitempty"`
+}
+
+type capability struct{ ReproducesExactDiffs bool }
+
+// call is one request on its way.
+type call struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	op    string
+	layer string // for the log, once it is known
+
+	begun   bool  // something of the response was sent
+	in, out int64 // bytes of tar
+}
+
+// Write sends a part of a tar.
+func (c *call) Write(b []byte) (int, error) {
+	c.begun = true
+	n, err := c.w.Write(b)
+	c.out += int64(n)
+	return n, err
+}
+
+// Read receives a part of a tar.
+func (c *call) Read(b []byte) (int, error) {
+	n, err := c.r.Body.Read(b)
+	c.in += int64(n)
+	return n, err
+}
+
+func (c *call) reply(v any) error {
+	c.begun = true
+	return plugin.WriteJSON(c.w, http.StatusOK, v)
+}
+
+// name notes which layer the call is about. What is no layer's name is not for the log.
+func (c *call) name(id string) {
+	if checkID(id) == nil {
+		c.layer = id
+	}
+}
+
+// identified is an argument that names a layer.
+type identified interface{ layer() string }
+
+func (a arguments) layer() string { return a.ID }
+
+// endpoint makes the handler of a method with arguments of type Q.
+func endpoint[Q any](h *Handler, op string, do func(ctx context.Context, q Q) (reply, error)) http.Handler {
+	return h.serve(op, func(ctx context.Context, c *call) error {
+		var q Q
+		if err := plugin.ReadJSON(c.w, c.r, &q); err != nil {
+			return err
+		}
+		if a, ok := any(q).(identified); ok {
+			c.name(a.layer())
+		}
+		res, err := do(ctx, q)
+		if err != nil {
+			return err
+		}
+		return c.reply(res)
+	})
+}
+
+// bare makes the handler of a method without arguments. It may be retried with any body.
+func bare(h *Handler, op string, do func(ctx context.Context) (reply, error)) http.Handler {
+	return h.serve(op, func(ctx context.Context, c *call) error {
+		if _, err := plugin.Body(c.w, c.r); err != nil {
+			return err
+		}
+		res, err := do(ctx)
+		if err != nil {
+			return err
+		}
+		return c.reply(res)
+	})
+}
+
+// serve does for every method what comes before and after: it answers with the error, logs,
+// counts, and cuts the connection of a response that broke off.
+func (h *Handler) serve(op string, do func(ctx context.Context, c *call) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := &call{w: w, r: r, op: op}
+		start := time.Now()
+		err := do(r.Context(), c)
+		took := time.Since(start)
+		if h.o.Observer != nil {
+			h.o.Observer.ObserveCall(op, took, c.in, c.out, err)
+		}
+		h.log(r.Context(), c, took, err)
+		if err == nil {
+			return
+		}
+		if c.begun {
+			panic(http.ErrAbortHandler) // net/http's way to say: do not end the response cleanly
+		}
+		status := http.StatusInternalServerError
+		if errdefs.IsInvalidArgument(err) {
+			status = http.StatusBadRequest
+		}
+		clear(w.Header())
+		_ = plugin.WriteError(w, status, err) // the error is logged; who does not listen need not know it
+	})
+}
+
+// log writes one line about a call.
+func (h *Handler) log(ctx context.Context, c *call, took time.Duration, err error) {
+	entry := log.G(ctx).WithField("op", c.op)
+	if c.layer != "" {
+		entry = entry.WithField("layer", c.layer)
+	}
+	if a := h.current.Load(); a != nil {
+		entry = entry.WithField("backend", a.info.Backend)
+	}
+	if err != nil {
+		entry.WithError(err).Error("call")
+		return
+	}
+	entry.WithField("took", took).Debug("call")
+}
+
+var (
+	_ io.Reader = (*call)(nil)
+	_ io.Writer = (*call)(nil)
+)

@@ -1,0 +1,50 @@
+package graphdriver
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+)
+
+func TestR02InitFileRoundTrip(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "init.json")
+	for _, want := range []Init{
+		{Home: "/a"},
+		{Home: "/a b\n\"\\é", Opts: []string{"x=y", "", "=\x01"}},
+		{Home: "/a", UIDMaps: []backend.IDRange{{Container: 0, Host: 1<<32 - 2, Size: 1}}, GIDMaps: []backend.IDRange{{Size: 5}}},
+	} {
+		assert.NilError(t, saveInit(file, "v1", want))
+		got, err := loadInit(file)
+		assert.NilError(t, err)
+		assert.DeepEqual(t, got, want)
+	}
+	fi, err := os.Stat(file)
+	assert.NilError(t, err)
+	assert.Equal(t, fi.Mode().Perm(), os.FileMode(0o600))
+}
+
+// TestR02InitFileIsReplacedWhole: what a crash left of an earlier attempt is overwritten, and a
+// failure leaves the old file as it was.
+func TestR02InitFileIsReplacedWhole(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "init.json")
+	assert.NilError(t, os.WriteFile(file+".tmp", make([]byte, 10_000), 0o600))
+	assert.NilError(t, saveInit(file, "v1", Init{Home: "/a"}))
+	got, err := loadInit(file)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, Init{Home: "/a"})
+	_, err = os.Lstat(file + ".tmp")
+	assert.ErrorIs(t, err, os.ErrNotExist)
+
+	assert.NilError(t, os.Mkdir(file+".tmp", 0o700)) // the write fails, for root too
+	assert.ErrorContains(t, saveInit(file, "v1", Init{Home: "/b"}), file)
+	got, err = loadInit(file)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, Init{Home: "/a"})
+
+	assert.ErrorIs(t, saveInit(filepath.Join(dir, "none", "init.json"), "v1", Init{Home: "/a"}), os.ErrNotExist)
+}

@@ -1,0 +1,112 @@
+package graphdriver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"strata/backend/store"
+)
+
+// activate is asked of legacy plugins only.
+func (h *Handler) activate(context.Context) (reply, error) {
+	return reply{Implements: []string{"GraphDriver"}}, nil
+}
+
+// optional returns the store, or nil if no Init has been received yet.
+func (h *Handler) optional(ctx context.Context) (*attachment, error) {
+	if h.current.Load() == nil {
+		if _, err := os.Stat(h.o.InitFile); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil //nolint:nilnil // nil is the answer
+		}
+	}
+	return h.attached(ctx)
+}
+
+// capabilities promises exact diffs if the store was made with that promise. Docker asks once, after Init.
+func (h *Handler) capabilities(ctx context.Context) (reply, error) {
+	a, err := h.optional(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{Capabilities: &capability{ReproducesExactDiffs: a != nil && a.info.ExactDiffs}}, nil
+}
+
+// cleanup is called when Docker ends and none of its containers runs any more: with live-restore it
+// is not called while one does (moby daemon/daemon.go, Shutdown). What Docker left mounted goes, as
+// with its built-in drivers. The store stays open, for people with a command line and for the next
+// daemon, which may find this process alive.
+func (h *Handler) cleanup(ctx context.Context) (reply, error) {
+	a, err := h.optional(ctx)
+	if a == nil || err != nil {
+		return reply{}, err
+	}
+	return reply{}, a.UnmountAll(ctx)
+}
+
+// status is what `docker info` shows.
+func (h *Handler) status(ctx context.Context) (reply, error) {
+	a, err := h.optional(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	var rows [][2]string
+	if a == nil {
+		rows = append(rows, [2]string{"Backend", "not initialised"})
+	} else {
+		info, err := a.Info(ctx)
+		if err != nil {
+			return reply{}, err
+		}
+		if h.o.HostRoot != "" {
+			info.Root = h.o.HostRoot
+		}
+		rows = storeRows(info)
+	}
+	if h.o.Warnings != nil {
+		for _, w := range h.o.Warnings() {
+			rows = append(rows, [2]string{"WARNING", w})
+		}
+	}
+	return reply{Status: rows}, nil
+}
+
+func storeRows(i store.StoreInfo) [][2]string {
+	rows := make([][2]string, 0, 6+len(i.Stores)+len(i.Fields))
+	rows = append(rows,
+		[2]string{"Backend", i.Backend},
+		[2]string{"Root", i.Root},
+		[2]string{"Sync", string(i.Sync)},
+		[2]string{"Exact diffs", strconv.FormatBool(i.ExactDiffs)},
+		[2]string{"Layers", countStates(i.Layers)},
+		[2]string{"Mounted", strconv.Itoa(i.Mounted)})
+	for _, root := range i.Stores {
+		rows = append(rows, [2]string{"Additional store", root})
+	}
+	for _, f := range i.Fields {
+		rows = append(rows, [2]string{f.Name, f.Value})
+	}
+	return rows
+}
+
+// countStates prints "12", or "12 (1 applying, 3 removing)" if not all layers are ready.
+func countStates(layers map[store.State]int) string {
+	total := 0
+	var others []string
+	for state, n := range layers {
+		total += n
+		if n > 0 && state != store.StateReady {
+			others = append(others, fmt.Sprintf("%d %s", n, state))
+		}
+	}
+	if len(others) == 0 {
+		return strconv.Itoa(total)
+	}
+	slices.Sort(others)
+	return fmt.Sprintf("%d (%s)", total, strings.Join(others, ", "))
+}
