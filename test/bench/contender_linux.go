@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"strata/test/e2e/engine"
+)
+
+// fileSystem is what everybody stores on: a fresh one each, with a journal, on a loop image. On one
+// that is shared, who comes second pays for the inodes that the first deleted (ext4 without a journal
+// does not reuse them for minutes, and looks at each: fs/ext4/ialloc.c, recently_deleted).
+const fileSystem = "ext4"
+
+// contender is a storage driver with a dockerd of its own.
+type contender struct {
+	name string
+	m    *engine.Machine
+	api  *api
+	stop func() error
+}
+
+// kind says how to make a contender.
+type kind struct {
+	name     string
+	driver   string
+	settings []string // of the Strata plugin, or arguments of the null driver
+}
+
+// stores says whether what is loaded is really there.
+func (c *contender) stores() bool { return !strings.HasPrefix(c.name, "null") }
+
+// kinds lists the contenders, the one that all are compared with first.
+func kinds(o options) []kind {
+	all := []kind{
+		{"layer", "strata", nil},
+		{"none", "strata", []string{"STRATA_SYNC=none"}},
+		{"inexact", "strata", []string{"STRATA_SYNC=none", "STRATA_EXACT_DIFFS=false"}},
+		{"null", "null", []string{"-exact=true"}},
+		{"null-inexact", "null", []string{"-exact=false"}},
+	}
+	chosen := []kind{{"overlay2", "overlay2", nil}}
+	for _, k := range all {
+		if o.only == "" || strings.Contains(","+o.only+",", ","+k.name+",") {
+			chosen = append(chosen, k)
+		}
+	}
+	return chosen
+}
+
+// newContender boots a machine and starts a dockerd in it that uses the driver.
+func newContender(ctx context.Context, k kind, o options) (_ *contender, err error) {
+	progress("starting %s", k.name)
+	m, err := engine.Boot(ctx, engine.Config{FS: fileSystem})
+	if err != nil {
+		return nil, err
+	}
+	c := &contender{name: k.name, m: m}
+	var d *engine.Daemon
+	c.stop = func() error {
+		if d != nil {
+			return errors.Join(d.Stop(), m.Close())
+		}
+		return m.Close()
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("start %s: %w", k.name, err), c.stop())
+		}
+	}()
+	switch k.driver {
+	case "strata":
+		err = installPlugin(ctx, m, k.settings, o.plugin)
+	case "null":
+		err = startNull(ctx, m, k.settings)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if d, err = m.StartDocker(ctx, "--storage-driver="+k.driver); err != nil {
+		return nil, err
+	}
+	c.api = newAPI(m.Path("/run/docker.sock"))
+	return c, nil
+}
+
+// installPlugin makes Strata known to a dockerd that is then stopped again.
+func installPlugin(ctx context.Context, m *engine.Machine, settings []string, dir string) error {
+	d, err := m.StartDocker(ctx, "--storage-driver=vfs")
+	if err != nil {
+		return err
+	}
+	settings = append([]string{"plugin", "set", "strata", "STRATA_LOG_LEVEL=warn"}, settings...)
+	for _, args := range [][]string{{"plugin", "create", "strata", dir}, settings, {"plugin", "enable", "strata"}} {
+		if _, err := engine.Output(m.Docker(ctx, args...)); err != nil {
+			return errors.Join(err, d.Stop())
+		}
+	}
+	return d.Stop()
+}
+
+// startNull runs the null driver of this program in the machine, until the machine is closed.
+func startNull(ctx context.Context, m *engine.Machine, args []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	socket := "/run/docker/plugins/null.sock"
+	if err := os.MkdirAll(m.Path(filepath.Dir(socket)), 0o755); err != nil {
+		return err
+	}
+	cmd := m.Command(ctx, self, append([]string{"null", "-socket", socket, "-dir", "/var/lib/null"}, args...)...)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	for range 100 {
+		if _, err := os.Stat(m.Path(socket)); err == nil {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return errors.New("null driver does not listen")
+}
+
+// settle waits until the contender has nothing left to do in the background.
+func (c *contender) settle(ctx context.Context, strata string) error {
+	if procs, err := c.m.Find("strata"); err != nil || len(procs) == 0 {
+		return err
+	}
+	for range 600 {
+		out, err := engine.Output(c.m.Command(ctx, strata, "info", "--json"))
+		if err != nil {
+			return err
+		}
+		if strings.Contains(strings.ReplaceAll(out, " ", ""), `"deleting":0`) {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("%s: still deleting after a minute", c.name)
+}

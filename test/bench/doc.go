@@ -1,0 +1,19 @@
+// Command bench measures Strata against dockerd's built-in overlay2 and prints a table.
+//
+// scripts/bench builds and runs it; `bench -help` lists its flags. Every contender has a dockerd of
+// its own on a private host (package strata/test/e2e/engine), with a file system of its own on the
+// same disk, and they take turns within each round, so that a noisy machine is noisy for all. What
+// counts are the ratios of the medians. Nothing is dropped from the page cache, and sync(2) runs
+// before each measurement so that nobody pays for what another wrote.
+//
+// The contenders:
+//
+//	overlay2           dockerd's own
+//	layer              Strata as installed: sync=layer, exact diffs
+//	none               the same with sync=none, which is as durable as overlay2
+//	inexact            sync=none without exact diffs
+//	null, null-inexact throw every layer away: as fast as any driver can be (package null)
+//
+// Below Docker, the same layers are applied, compared and written out by the plugin over its
+// socket and, in this process, by the code that dockerd uses (docker/docker/pkg/archive).
+package main

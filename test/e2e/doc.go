@@ -1,0 +1,7 @@
+// Package e2e holds tests of Strata under real Docker daemons: see package engine for what they
+// run on. `scripts/test e2e` runs them; `go test ./test/e2e` alone skips them all, since they take
+// minutes, need root and fill a cache the first time, unless STRATA_E2E=1 is set.
+//
+// STRATA_E2E_DRIVER names another storage driver of dockerd, such as overlay2, to run the same
+// scenarios with. They hold for that one too, so a failure tells about the driver, not the test.
+package e2e

@@ -1,0 +1,18 @@
+# Run by sh as a child of the init of a new mount and PID namespace, with the machine's directory,
+# what is to be laid over /usr and the file system of /var/lib's image, both perhaps empty.
+set -eu
+dir=$1 usr=$2 fs=$3
+mount --make-rprivate /
+mount -t proc proc /proc
+mount -t overlay -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/etcwork" etc /etc
+mount --bind "$dir/run" /run
+if [ -n "$fs" ]; then
+    mount -o loop "$dir/lib.img" /var/lib
+else
+    mount --bind "$dir/lib" /var/lib
+fi
+[ -z "$usr" ] || mount -t overlay -o "lowerdir=$usr:/usr" usr /usr
+mount --make-rshared /
+echo ready
+# The end of standard input is the end of the machine.
+read -r _ || :

@@ -1,0 +1,234 @@
+package graphtest
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	moby "github.com/docker/docker/daemon/graphdriver"
+	"github.com/docker/docker/pkg/archive"
+	"github.com/docker/docker/pkg/idtools"
+	"github.com/docker/docker/pkg/plugingetter"
+	"github.com/docker/docker/pkg/plugins"
+
+	"strata/backend"
+	"strata/backend/backendtest"
+	"strata/backend/store"
+	"strata/plugin"
+	"strata/plugin/graphdriver"
+)
+
+// propagated is the propagated mount of the pretended plugin.
+const propagated = "/propagated"
+
+// rig is where one kind of store is served from.
+type rig struct {
+	name  string // of the driver, as registered with moby
+	dir   string // on the file system under test
+	run   string // for sockets and the pretended plugin
+	open  func(ctx context.Context, env backend.Env) (backend.Backend, error)
+	exact bool
+	life  int // how often it was started
+}
+
+// register makes the rig known to moby under its name.
+func (r *rig) register(tb testing.TB) {
+	tb.Helper()
+	err := moby.Register(r.name, func(_ string, opts []string, ids idtools.IdentityMapping) (moby.Driver, error) {
+		return r.start(tb, opts, ids)
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// start serves the store, as a fresh process would, and connects dockerd's proxy to it.
+func (r *rig) start(tb testing.TB, opts []string, ids idtools.IdentityMapping) (moby.Driver, error) {
+	tb.Helper()
+	root := filepath.Join(r.dir, "store")
+	d := &driver{t: tb, root: root, done: make(chan error, 1), parents: map[string]string{}, seen: map[string]bool{}}
+	d.handler = graphdriver.New(graphdriver.Options{
+		InitFile: filepath.Join(root, "init.json"),
+		HostPath: graphdriver.Climb(propagated, root, root),
+		Open: func(ctx context.Context, _ graphdriver.Init) (*store.Store, error) {
+			return store.Open(ctx, store.Config{Root: root, Backend: r.name, New: r.open, ExactDiffs: r.exact})
+		},
+	})
+	r.life++
+	socket := filepath.Join(r.run, fmt.Sprintf("%d.sock", r.life))
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	l, err := plugin.Listen(ctx, socket)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	go func() { d.done <- new(plugin.Server).Serve(ctx, l, d.handler) }()
+	client, err := plugins.NewClient("unix://"+socket, nil)
+	if err != nil {
+		return nil, errors.Join(err, d.end())
+	}
+	managed := &managedPlugin{name: r.name, dir: filepath.Join(r.run, "plugins", r.name), client: client}
+	d.Driver, err = moby.GetDriver("plugin-"+r.name, managed, moby.Options{
+		Root: r.run, DriverOptions: opts, IDMap: ids, ExperimentalEnabled: true,
+	})
+	if err != nil {
+		return nil, errors.Join(err, d.end())
+	}
+	return d, nil
+}
+
+// managedPlugin is what dockerd knows about an installed plugin, and a getter that finds no other.
+type managedPlugin struct {
+	name, dir string
+	client    *plugins.Client
+}
+
+func (m *managedPlugin) Get(string, string, int) (plugingetter.CompatPlugin, error) { return m, nil }
+
+func (m *managedPlugin) GetAllByCap(string) ([]plugingetter.CompatPlugin, error) { return nil, nil }
+
+func (m *managedPlugin) GetAllManagedPluginsByCap(string) []plugingetter.CompatPlugin {
+	return nil
+}
+func (m *managedPlugin) Handle(string, func(string, *plugins.Client)) {}
+func (m *managedPlugin) Name() string                                 { return m.name }
+func (m *managedPlugin) IsV1() bool                                   { return false }
+func (m *managedPlugin) Client() *plugins.Client                      { return m.client }
+
+// ScopedPath does what moby's plugin/v2 does for a plugin with a propagated mount.
+func (m *managedPlugin) ScopedPath(path string) string {
+	if strings.HasPrefix(path, propagated) {
+		return filepath.Join(m.dir, "propagated-mount", strings.TrimPrefix(path, propagated))
+	}
+	return filepath.Join(m.dir, "rootfs", path)
+}
+
+// driver is dockerd's proxy, with names of layers as dockerd gives them: the suite also uses "Base"
+// and the like.
+type driver struct {
+	moby.Driver
+	t       testing.TB
+	root    string
+	handler *graphdriver.Handler
+	stop    context.CancelFunc
+	done    chan error
+	parents map[string]string // of the layers that were created
+	seen    map[string]bool   // layers that were mounted
+}
+
+var dockerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func id(name string) string {
+	if name == "" || dockerID.MatchString(name) {
+		return name
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
+}
+
+func (d *driver) Create(name, parent string, o *moby.CreateOpts) error {
+	d.parents[name] = parent
+	return d.Driver.Create(id(name), id(parent), o)
+}
+
+func (d *driver) CreateReadWrite(name, parent string, o *moby.CreateOpts) error {
+	return d.Driver.CreateReadWrite(id(name), id(parent), o)
+}
+
+func (d *driver) Remove(name string) error { return d.Driver.Remove(id(name)) }
+
+func (d *driver) Get(name, label string) (string, error) {
+	d.seen[name] = true
+	return d.Driver.Get(id(name), label)
+}
+
+func (d *driver) Put(name string) error { return d.Driver.Put(id(name)) }
+
+func (d *driver) Exists(name string) bool { return d.Driver.Exists(id(name)) }
+
+func (d *driver) GetMetadata(name string) (map[string]string, error) {
+	return d.Driver.GetMetadata(id(name))
+}
+
+func (d *driver) Diff(name, parent string) (io.ReadCloser, error) {
+	return d.Driver.Diff(id(name), id(parent))
+}
+
+func (d *driver) Changes(name, parent string) ([]archive.Change, error) {
+	return d.Driver.Changes(id(name), id(parent))
+}
+
+// ApplyDiff makes a layer anew that the suite has mounted, if only to look at it: Strata fills no
+// layer that may have been written to, and dockerd never asks for that. That nothing was written is
+// verified first.
+func (d *driver) ApplyDiff(name, parent string, r io.Reader) (int64, error) {
+	if d.seen[name] {
+		changes, err := d.Changes(name, d.parents[name])
+		if err != nil {
+			return 0, err
+		}
+		if len(changes) > 0 {
+			return 0, fmt.Errorf("the suite wrote to layer %s before ApplyDiff: %v", name, changes)
+		}
+		if err := errors.Join(d.Remove(name), d.Create(name, d.parents[name], nil)); err != nil {
+			return 0, err
+		}
+	}
+	return d.Driver.ApplyDiff(id(name), id(parent), r)
+}
+
+func (d *driver) DiffSize(name, parent string) (int64, error) {
+	return d.Driver.DiffSize(id(name), id(parent))
+}
+
+// Cleanup ends the life of the process: it looks the store over, removes what the suite left and
+// stops the server. Anything that is then still mounted fails the test.
+func (d *driver) Cleanup() error {
+	d.t.Helper()
+	err := errors.Join(d.Driver.Cleanup(), d.sweep(context.Background()), d.end())
+	mounts, listErr := backendtest.MountsBelow(d.root)
+	if len(mounts) > 0 {
+		d.t.Errorf("still mounted: %s", strings.Join(mounts, ", "))
+	}
+	return errors.Join(err, listErr)
+}
+
+// sweep checks the store and removes all layers, children first.
+func (d *driver) sweep(ctx context.Context) error {
+	s, err := d.handler.Store(ctx)
+	if err != nil {
+		return err
+	}
+	findings, err := s.Check(ctx, store.CheckOptions{Deep: true})
+	if err != nil {
+		return err
+	}
+	for _, f := range findings {
+		d.t.Errorf("check: %s of layer %s: %s", f.Kind, f.Layer, f.Detail)
+	}
+	for {
+		list, err := s.List(ctx)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for _, l := range list {
+			if l.Children > 0 {
+				continue
+			}
+			if err := s.Remove(ctx, l.Name); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (d *driver) end() error {
+	d.stop()
+	return errors.Join(<-d.done, d.handler.Close(context.Background()))
+}

@@ -1,0 +1,133 @@
+package rules
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// module is the prefix of our own import paths.
+const module = "strata/"
+
+// direction says what the code below a directory may import of ours.
+type direction struct {
+	from    string   // directory; those below it are meant too, unless they have a line of their own
+	allowed []string // directories; NAME/... means those below as well
+}
+
+// directions is the picture of CONTRIBUTING.md as a table: front ends translate, the store
+// remembers, backends store. A driver imports neither the store nor a front end nor a sibling.
+func directions() []direction {
+	contract := []string{"backend", "backend/internal/..."}
+	return []direction{
+		{".", []string{"plugin/...", "backend", "backend/all", "backend/store"}},
+		{"plugin", []string{"plugin/...", "backend", "backend/store"}},
+		{"backend", nil},
+		{"backend/all", []string{"backend", "backend/overlay", "backend/vfs", "backend/btrfs"}},
+		{"backend/store", contract},
+		{"backend/internal", contract},
+		{"backend/overlay", contract},
+		{"backend/vfs", contract},
+		{"backend/btrfs", contract},
+		{"backend/backendtest", append([]string{"backend/store"}, contract...)},
+		{"scripts", []string{"..."}},
+		{"test", []string{"..."}},
+	}
+}
+
+// within tells whether a directory matches a pattern of direction.allowed.
+func within(dir, pattern string) bool {
+	if pattern == "..." {
+		return true
+	}
+	if parent, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return dir == parent || strings.HasPrefix(dir, parent+"/")
+	}
+	return dir == pattern
+}
+
+// directionOf finds the line for a directory: the longest that contains it.
+func directionOf(dir string) (direction, bool) {
+	var found direction
+	for _, d := range directions() {
+		if within(dir, d.from+"/...") && len(d.from) > len(found.from) {
+			found = d
+		}
+	}
+	return found, found.from != ""
+}
+
+func checkDirections(f file) []string {
+	dir := path.Dir(f.path)
+	if !f.isGo() || f.isTest() || dir != "backend/backendtest" && strings.HasSuffix(dir, "test") {
+		return nil // in a package like net/http/httptest everything is for tests
+	}
+	d, ok := directionOf(dir)
+	if !ok {
+		return []string{fmt.Sprintf("directory %s has no line in the table of import directions", dir)}
+	}
+	var wrong []string
+	for _, spec := range f.code.Imports {
+		name, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			return []string{err.Error()}
+		}
+		ours, ok := strings.CutPrefix(name, module)
+		if !ok || within(ours, dir+"/...") {
+			continue
+		}
+		if !slices.ContainsFunc(d.allowed, func(p string) bool { return within(ours, p) }) {
+			wrong = append(wrong, fmt.Sprintf("imports %s; %s may import only %v", name, d.from, d.allowed))
+		}
+	}
+	return wrong
+}
+
+// foreign are modules that only some rooms may use, by the reason.
+func foreign() map[string][]string {
+	return map[string][]string{
+		"github.com/docker/":            {"plugin", "test", "."}, // storage knows nothing of Docker
+		"github.com/spf13/cobra":        {"plugin/cli", "."},
+		"github.com/prometheus/":        {"plugin", "."},
+		"github.com/sirupsen/logrus":    {"plugin", "."}, // others log through containerd/log, if at all
+		"github.com/containerd/log":     {"plugin", "backend/store", "test", "."},
+		"github.com/rogpeppe/go-intern": {},
+	}
+}
+
+func checkForeign(f file) []string {
+	if !f.isGo() || f.isTest() {
+		return nil
+	}
+	dir := path.Dir(f.path)
+	var wrong []string
+	for _, spec := range f.code.Imports {
+		name := strings.Trim(spec.Path.Value, `"`)
+		for prefix, rooms := range foreign() {
+			allowed := slices.ContainsFunc(rooms, func(room string) bool {
+				return dir == room || room != "." && within(dir, room+"/...")
+			})
+			if strings.HasPrefix(name, prefix) && !allowed {
+				wrong = append(wrong, fmt.Sprintf("imports %s, which only %v may", name, rooms))
+			}
+		}
+	}
+	return wrong
+}
+
+func importRules() []rule {
+	return []rule{
+		{
+			name: "import directions", check: checkDirections,
+			bad:  example{"backend/vfs/x.go", "package vfs\nimport _ \"strata/backend/overlay\"\n"},
+			good: example{"backend/vfs/x.go", "package vfs\nimport _ \"strata/backend/internal/mount\"\n"},
+		},
+		{
+			name: "rooms of modules", check: checkForeign,
+			bad:  example{"backend/vfs/x.go", "package vfs\nimport _ \"github.com/containerd/log\"\n"},
+			good: example{"backend/store/x.go", "package store\nimport _ \"github.com/containerd/log\"\n"},
+		},
+	}
+}
