@@ -18,24 +18,26 @@ import (
 // Docker keeps its record below image/DRIVER/layerdb (moby layer/filestore.go), where DRIVER is the
 // string that was given to --storage-driver and may hold slashes: of each image layer the file
 // cache-id, of each container mount-id and init-id. Layers that are just being registered are in
-// tmp, those being removed have another directory name; both count.
-func dockerLayers(root string) (map[string]bool, error) {
+// tmp, those being removed have another directory name; both count. BuildKit has a record of its
+// own; snapshots tells whether there is one.
+func dockerLayers(root string) (known map[string]bool, snapshots bool, err error) {
 	dbs, err := layerDBs(filepath.Join(root, "image"))
 	if err != nil {
-		return nil, fmt.Errorf("read docker root %s: %w", root, err)
+		return nil, false, fmt.Errorf("read docker root %s: %w", root, err)
 	}
 	if !slices.ContainsFunc(dbs, ofPlugin) {
-		return nil, fmt.Errorf("docker root %s holds no record of a storage plugin's layers (image/DRIVER/layerdb): %w", root, errdefs.ErrNotFound)
+		return nil, false, fmt.Errorf("docker root %s holds no record of a storage plugin's layers (image/DRIVER/layerdb): %w", root, errdefs.ErrNotFound)
 	}
-	known := map[string]bool{}
+	known = map[string]bool{}
 	for _, db := range dbs {
 		for _, pattern := range []string{"sha256/*/cache-id", "tmp/*/cache-id", "mounts/*/mount-id", "mounts/*/init-id"} {
 			if err := readNames(db, pattern, known); err != nil {
-				return nil, fmt.Errorf("read docker root %s: %w", root, err)
+				return nil, false, fmt.Errorf("read docker root %s: %w", root, err)
 			}
 		}
 	}
-	return known, nil
+	snapshots, err = buildKitLayers(root, known)
+	return known, snapshots, err
 }
 
 // layerDBs finds the directories called layerdb below dir.

@@ -18,11 +18,11 @@ func TestDockerLayers(t *testing.T) {
 		assert.NilError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		assert.NilError(t, os.WriteFile(path, []byte(text), 0o600))
 	}
-	_, err := dockerLayers(root)
+	_, _, err := dockerLayers(root)
 	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
 
 	write("overlay2/layerdb/sha256/1/cache-id", "builtin")
-	_, err = dockerLayers(root)
+	_, _, err = dockerLayers(root)
 	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
 
 	write("localhost:5000/strata:latest/layerdb/sha256/2/cache-id", "image\n")
@@ -33,7 +33,8 @@ func TestDockerLayers(t *testing.T) {
 	write("localhost:5000/strata:latest/layerdb/mounts/5/init-id", "container-init")
 	write("localhost:5000/strata:latest/layerdb/mounts/6/init-id", "")
 	write("localhost:5000/strata:latest/imagedb/layerdb/sha256/7/cache-id", "not a layer")
-	known, err := dockerLayers(root)
+	known, snapshots, err := dockerLayers(root)
 	assert.NilError(t, err)
+	assert.Assert(t, !snapshots)
 	assert.DeepEqual(t, known, set("builtin image removed registering container container-init"))
 }

@@ -25,8 +25,8 @@ func (s *session) gc() *cobra.Command {
 		Long: `List layers that nobody needs any more, and remove them with --yes.
 
 Without --docker-root only what the store itself can tell is listed. With it the store is compared
-with Docker's own record of its layers. BuildKit's layers (names of 25 characters) are not all in
-that record: they are listed, but never removed. "docker builder prune" removes them.`,
+with Docker's own record of its layers, and with BuildKit's of its own. Without the latter BuildKit's
+layers (names of 25 characters) are listed, but never removed.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.with(cmd.Context(), yes, func(t *target) error {
@@ -64,18 +64,18 @@ func compare(ctx context.Context, t *target, dockerRoot string, older time.Durat
 	if err != nil {
 		return nil, nil, err
 	}
-	docker, err := dockerLayers(dockerRoot)
+	docker, snapshots, err := dockerLayers(dockerRoot)
 	if err != nil {
 		return nil, nil, err
 	}
-	keep, doubtful := judge(list, docker, time.Now().Add(-older))
+	keep, doubtful := judge(list, docker, snapshots, time.Now().Add(-older))
 	return keep, doubtful, nil
 }
 
 // judge decides which layers must stay: those that Docker knows, that are in use or in the making,
-// that are younger than the deadline, that are BuildKit's, and all that any of these stand on. The
-// second result are BuildKit's that Docker does not know.
-func judge(list []store.Info, docker map[string]bool, deadline time.Time) (map[string]bool, []store.Orphan) {
+// that are younger than the deadline, and all that any of these stand on. If docker lacks BuildKit's
+// snapshots, these stay as well; they are the second result.
+func judge(list []store.Info, docker map[string]bool, snapshots bool, deadline time.Time) (map[string]bool, []store.Orphan) {
 	keep := make(map[string]bool, len(docker))
 	for name := range docker {
 		keep[name] = true
@@ -89,9 +89,9 @@ func judge(list []store.Info, docker map[string]bool, deadline time.Time) (map[s
 		case keep[l.Name]:
 		case busy:
 			keep[l.Name] = true
-		case buildKit(l.Name):
+		case !snapshots && buildKit(l.Name):
 			keep[l.Name] = true
-			doubtful = append(doubtful, store.Orphan{Name: l.Name, ID: l.ID, Reason: "BuildKit's; only docker builder prune can tell, so it stays"})
+			doubtful = append(doubtful, store.Orphan{Name: l.Name, ID: l.ID, Reason: "BuildKit's, whose record (buildkit/snapshots.db) is missing, so it stays"})
 		}
 	}
 	for _, l := range list {

@@ -43,7 +43,7 @@ func TestJudge(t *testing.T) {
 		name         string
 		layers       []store.Info
 		docker, keep string // names
-		doubtful     string
+		doubtful     string // given that BuildKit's record is missing
 	}{
 		{"known", []store.Info{{Name: "a", State: ready, Created: old}}, "a", "a", ""},
 		{"orphan", []store.Info{{Name: "a", State: ready, Created: old}}, "", "", ""},
@@ -58,8 +58,12 @@ func TestJudge(t *testing.T) {
 		{"a cycle", []store.Info{{Name: "a", Parent: "b", State: ready, Created: young}, {Name: "b", Parent: "a", State: ready, Created: old}}, "", "a b", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			keep, doubtful := judge(tc.layers, set(tc.docker), deadline)
+			keep, doubtful := judge(tc.layers, set(tc.docker), false, deadline)
 			assert.DeepEqual(t, keep, set(tc.keep))
+			if tc.doubtful != "" {
+				keep, none := judge(tc.layers, set(tc.docker), true, deadline)
+				assert.Assert(t, len(keep) == 0 && len(none) == 0, "%v %v", keep, none)
+			}
 			var names []string
 			for _, o := range doubtful {
 				names = append(names, o.Name)

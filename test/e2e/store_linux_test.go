@@ -6,11 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	bolt "go.etcd.io/bbolt"
 	"gotest.tools/v3/assert"
 
 	"strata/test/e2e/engine"
@@ -91,15 +91,10 @@ func (h *host) pruneAfterKill(t *testing.T) {
 	h.pruneDocker(t)
 	h.collect(t)
 	known := h.dockerKnows(t)
-	// A snapshot that BuildKit was making when dockerd was killed is in no record of Docker that gc
-	// reads, so gc leaves it alone; the built-in drivers keep it for ever, too.
-	left := slices.DeleteFunc(h.layers(t), func(name string) bool { return known[name] || snapshotName.MatchString(name) })
+	left := slices.DeleteFunc(h.layers(t), func(name string) bool { return known[name] })
 	assert.Assert(t, len(left) == 0, "layers left after prune and gc that Docker does not know: %q", left)
 	h.checkStore(t)
 }
-
-// snapshotName is what BuildKit calls its layers (buildkit identity.NewID).
-var snapshotName = regexp.MustCompile(`^[0-9a-z]{25}$`)
 
 func (h *host) pruneDocker(t *testing.T) {
 	t.Helper()
@@ -112,13 +107,14 @@ func (h *host) pruneDocker(t *testing.T) {
 	assert.Equal(t, h.do(t, "images", "--all", "--quiet"), "")
 }
 
-// dockerKnows returns the names of all layers in Docker's own records (moby layer/filestore.go).
+// dockerKnows returns the names of all layers in Docker's own records (moby layer/filestore.go, and
+// builder-next/adapters/snapshot for BuildKit's).
 func (h *host) dockerKnows(t *testing.T) map[string]bool {
 	t.Helper()
 	known := make(map[string]bool)
-	db := h.Path(h.dockerRoot + "/image/" + h.driver + "/layerdb/")
+	layerDB := h.Path(h.dockerRoot + "/image/" + h.driver + "/layerdb/")
 	for _, pattern := range []string{"sha256/*/cache-id", "mounts/*/mount-id", "mounts/*/init-id"} {
-		files, err := filepath.Glob(db + pattern)
+		files, err := filepath.Glob(layerDB + pattern)
 		assert.NilError(t, err)
 		for _, f := range files {
 			b, err := os.ReadFile(f)
@@ -126,13 +122,24 @@ func (h *host) dockerKnows(t *testing.T) map[string]bool {
 			known[string(b)] = true
 		}
 	}
+	h.stop(t) // it has the database locked
+	db, err := bolt.Open(h.Path(h.dockerRoot+"/buildkit/snapshots.db"), 0o600, &bolt.Options{ReadOnly: true})
+	assert.NilError(t, err)
+	assert.NilError(t, db.View(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
+			known[string(name)], known[string(b.Get([]byte("committed")))] = true, true
+			return nil
+		})
+	}))
+	assert.NilError(t, db.Close())
+	h.start(t)
 	return known
 }
 
 // collect runs strata gc against Docker's own records. Status 3 says that orphans were found.
 func (h *host) collect(t *testing.T) {
 	t.Helper()
-	out, err := h.cli(t, "gc", "--docker-root", h.dockerRoot, "--yes", "--json")
+	out, err := h.cli(t, "gc", "--docker-root", h.dockerRoot, "--older-than=0s", "--yes", "--json")
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 3 {
 		err = nil
