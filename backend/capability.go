@@ -93,9 +93,10 @@ type Activator interface {
 	Deactivate(ctx context.Context, l Layer) error
 }
 
-// Syncer makes everything in the layer durable. Without it the store calls syncfs(2) on Home.
+// Syncer makes a layer durable that Create has just made and nobody has written to. Without it the
+// store calls syncfs(2) on Home, as it always does for a layer with content of its own.
 type Syncer interface {
-	Sync(ctx context.Context, l Layer) error
+	SyncCreated(ctx context.Context, l Layer) error
 }
 
 // Checker looks for damage that only the backend can see and mends what can be mended without

@@ -29,6 +29,7 @@ var (
 	_ backend.Meter    = (*btrfs)(nil)
 	_ backend.Limiter  = (*btrfs)(nil)
 	_ backend.Cloner   = (*btrfs)(nil)
+	_ backend.Syncer   = (*btrfs)(nil)
 	_ backend.Checker  = (*btrfs)(nil)
 	_ backend.Lister   = (*btrfs)(nil)
 	_ backend.Reporter = (*btrfs)(nil)
@@ -129,9 +130,6 @@ func makeBase(home tree.Dir, l backend.Layer) error {
 	if err := unix.Fchmod(d.FD, 0o755); err != nil {
 		return &os.PathError{Op: "chmod", Path: d.Path, Err: err}
 	}
-	if err := unix.Fsync(d.FD); err != nil { // making the subvolume was durable, its owner is not yet
-		return &os.PathError{Op: "fsync", Path: d.Path, Err: err}
-	}
 	return nil
 }
 
@@ -177,13 +175,22 @@ func (b *btrfs) remove(ctx context.Context, id string) error {
 		return err
 	}
 	defer home.Close()
-	if err := destroy(ctx, home, id); err != nil {
-		return err
+	return destroy(ctx, home, id)
+}
+
+// SyncCreated has nothing to do for a snapshot, which the kernel commits when it is made
+// (fs/btrfs/ioctl.c, create_snapshot). An empty subvolume it may not, but a sync of its directory makes
+// it. A copy from an additional store, which may be another file system, and a limit take the whole
+// file system.
+func (b *btrfs) SyncCreated(ctx context.Context, l backend.Layer) error {
+	if l.Limit > 0 || len(b.Env.Stores) > 0 {
+		return layertar.Flush(ctx, b.Env.Home)
 	}
-	// Without this an fsync(2) of some other file, which btrfs writes to a log of its own, could survive a
-	// power cut that undoes the deletion: the store's record would be gone with the layer still there.
-	if err := unix.Fsync(home.FD); err != nil {
-		return &os.PathError{Op: "fsync", Path: home.Path, Err: err}
+	if len(l.Parents) > 0 {
+		return nil
+	}
+	if err := tree.SyncDirs(filepath.Join(b.Env.Home, l.ID), b.Env.Home); err != nil {
+		return fmt.Errorf("sync layer %s: %w", l.ID, err)
 	}
 	return nil
 }

@@ -28,4 +28,8 @@ func TestConformance(t *testing.T) {
 
 func TestCrash(t *testing.T) { backendtest.Crash(t, on("tmpfs", "")) }
 
-func TestPowerCut(t *testing.T) { backendtest.PowerCut(t, on("ext4", "")) }
+func TestPowerCut(t *testing.T) {
+	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
+		t.Run(fs, func(t *testing.T) { backendtest.PowerCut(t, on(fs, "")) })
+	}
+}

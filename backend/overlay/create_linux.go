@@ -173,6 +173,17 @@ func (o *overlay) Clone(ctx context.Context, l, template backend.Layer) error {
 	return nil
 }
 
+// SyncCreated syncs the directories that Create made. That makes their own names durable, too, as they
+// are new: ext4 and xfs write their journals in order, btrfs logs the names of a new inode with it. A
+// sync of the home directory would write down names of other layers, too, on btrfs even before the
+// store's records of them.
+func (o *overlay) SyncCreated(_ context.Context, l backend.Layer) error {
+	if err := tree.SyncDirs(o.own(l.ID, diffDir), filepath.Join(o.env.Home, l.ID)); err != nil {
+		return fmt.Errorf("sync layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
 // SetLimit changes how large the layer may become. ErrNotImplemented without project quota.
 func (o *overlay) SetLimit(ctx context.Context, l backend.Layer, limit int64) error {
 	err := o.noQuota

@@ -50,7 +50,7 @@ func (a abilities) describe() []backend.Field {
 		{Name: "clone", Value: choose(a.cloner != nil, "native", "diff and apply")},
 		{Name: "seal", Value: choose(a.sealer != nil, "native", "read-only mounts")},
 		{Name: "list", Value: choose(a.lister != nil, "native", "records only")},
-		{Name: "sync", Value: choose(a.syncer != nil, "native", "by file system")},
+		{Name: "sync of new layers", Value: choose(a.syncer != nil, "native", "whole file system")},
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"strata/backend"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/layertar"
+	"strata/backend/internal/tree"
 )
 
 // logPath is where the headers of the tar that filled a layer are kept.
@@ -109,10 +110,11 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader) (_ int64, err e
 	if err := context.Cause(ctx); err != nil {
 		return 0, err
 	}
-	return res.Size, s.sealLocked(ctx, l, func(r *record) {
+	err = s.sealLocked(ctx, l, func(r *record) {
 		r.State = StateReady
 		r.Applied = &Applied{Size: res.Size, Bytes: res.Bytes, Digest: res.Digest, Exact: exact}
 	})
+	return res.Size, errors.Join(err, s.syncRecords())
 }
 
 // settle closes the log and makes data and log durable.
@@ -127,11 +129,8 @@ func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWr
 			return err
 		}
 	}
-	if !s.durable() {
-		return nil
-	}
-	if log != nil {
-		if err := syncDir(s.path(logsDir)); err != nil {
+	if log != nil && s.durable() {
+		if err := tree.SyncDirs(s.path(logsDir)); err != nil {
 			return err
 		}
 	}
@@ -140,17 +139,17 @@ func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWr
 
 // syncContent makes everything in a layer durable.
 func (s *Store) syncContent(ctx context.Context, d backend.Layer) error {
-	switch {
-	case s.able.syncer != nil:
-		return s.able.syncer.Sync(ctx, d)
-	case s.able.placer != nil:
-		p, err := s.able.placer.Place(ctx, d)
-		if err != nil {
-			return err
-		}
-		return layertar.Flush(ctx, p.Dir)
+	if !s.durable() {
+		return nil
 	}
-	return s.syncHome(ctx)
+	if s.able.placer == nil {
+		return s.syncHome(ctx)
+	}
+	p, err := s.able.placer.Place(ctx, d)
+	if err != nil {
+		return err
+	}
+	return layertar.Flush(ctx, p.Dir)
 }
 
 // unpack applies a tar to a layer that nobody else uses.

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
-	"strings"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
@@ -29,7 +29,7 @@ func (s *Store) Create(ctx context.Context, name, parent string, o CreateOptions
 	return s.create(ctx, name, p, o, func(ctx context.Context, l *layer) error {
 		l.fresh = true
 		return s.makeEmpty(ctx, s.describe(l))
-	})
+	}, s.syncCreated)
 }
 
 // Clone makes a layer with the same parent and content as template, which is sealed by it. Errors
@@ -54,12 +54,8 @@ func (s *Store) Clone(ctx context.Context, name, template string, o CreateOption
 		o.IDMap = s.snapshot(t).IDMap
 	}
 	return s.create(ctx, name, t.parent, o, func(ctx context.Context, l *layer) error {
-		d := s.describe(l)
-		if err := s.copyInto(ctx, d, t); err != nil || !s.durable() {
-			return err
-		}
-		return s.syncContent(ctx, d)
-	})
+		return s.copyInto(ctx, s.describe(l), t)
+	}, s.syncContent)
 }
 
 // makeEmpty makes a layer that shows what its parent shows, to the containers of its own ID map.
@@ -94,8 +90,8 @@ func (s *Store) copyInto(ctx context.Context, d backend.Layer, template *layer) 
 	return err
 }
 
-// create does what Create and Clone share; fill makes the layer's data.
-func (s *Store) create(ctx context.Context, name string, parent *layer, o CreateOptions, fill func(context.Context, *layer) error) error {
+// create does what Create and Clone share; fill makes the layer's data, and sync makes it durable.
+func (s *Store) create(ctx context.Context, name string, parent *layer, o CreateOptions, fill func(context.Context, *layer) error, sync func(context.Context, backend.Layer) error) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
@@ -115,8 +111,8 @@ func (s *Store) create(ctx context.Context, name string, parent *layer, o Create
 		return err
 	}
 	defer l.mu.Unlock()
-	if err := s.build(ctx, l, fill); err != nil {
-		return errors.Join(fmt.Errorf("create layer %q: %w", name, classify(err)), s.abandon(ctx, l))
+	if err := s.build(ctx, l, fill, sync); err != nil {
+		return errors.Join(fmt.Errorf("create layer %q: %w", name, classify(err)), s.abandon(l))
 	}
 	return nil
 }
@@ -163,8 +159,9 @@ func (s *Store) reserve(name string, parent *layer, o CreateOptions) (*layer, er
 }
 
 // build writes the intent, makes the data, and writes the outcome.
-func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, *layer) error) error {
-	if err := s.writeRecord(l.rec); err != nil {
+func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, *layer) error, sync func(context.Context, backend.Layer) error) error {
+	path := s.path(layersDir, l.rec.ID)
+	if err := writeText(path+newSuffix, l.rec, false); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.intended"); err != nil {
@@ -176,56 +173,57 @@ func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, 
 	if err := failpoint.Hit("store.create.filled"); err != nil {
 		return err
 	}
-	if err := s.syncNew(ctx, s.describe(l)); err != nil {
+	rec := l.rec
+	rec.State = StateReady
+	// At the same time: a journal writes both down at once.
+	var group errgroup.Group
+	group.Go(func() error { return writeText(path+newSuffix, rec, s.durable()) })
+	group.Go(func() error { return sync(ctx, s.describe(l)) })
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.synced"); err != nil {
 		return err
 	}
-	return s.update(l, func(r *record) { r.State = StateReady })
-}
-
-// syncNew makes an empty layer durable.
-func (s *Store) syncNew(ctx context.Context, d backend.Layer) error {
-	if !s.durable() {
-		return nil
-	}
-	if s.able.syncer != nil {
-		return s.able.syncer.Sync(ctx, d)
-	}
-	if s.able.placer == nil {
-		return s.syncHome(ctx)
-	}
-	p, err := s.able.placer.Place(ctx, d)
-	if err != nil {
+	if err := os.Rename(path+newSuffix, path); err != nil {
 		return err
 	}
-	top := home(s.cfg.Root, s.meta.Backend)
-	for dir := p.Dir; strings.HasPrefix(dir, top); dir = filepath.Dir(dir) {
-		if err := syncDir(dir); err != nil {
-			return err
-		}
+	if err := failpoint.Hit("store.create.named"); err != nil {
+		return err
 	}
+	if err := s.syncRecords(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	l.rec = rec
+	s.mu.Unlock()
 	return nil
 }
 
-// abandon removes what an unsuccessful create left. It wants l.mu.
-func (s *Store) abandon(ctx context.Context, l *layer) error {
+// syncCreated makes a layer durable that shows what its parent shows.
+func (s *Store) syncCreated(ctx context.Context, d backend.Layer) error {
+	mapped := len(d.Parents) > 0 && !d.IDMap.Equal(d.Parents[0].IDMap) // files may have been copied
+	if s.durable() && s.able.syncer != nil && !mapped {
+		return s.able.syncer.SyncCreated(ctx, d)
+	}
+	return s.syncContent(ctx, d)
+}
+
+// abandon removes an unsuccessful create's layer. It wants l.mu.
+func (s *Store) abandon(l *layer) error {
 	s.mu.Lock()
 	l.gone = true
-	l.rec.State = StateRemoving // on disk it is creating, which comes to the same
+	l.rec.State = StateRemoving
 	delete(s.byName, l.rec.Name)
 	leaving := l.leave()
 	s.mu.Unlock()
-	err := s.erase(context.WithoutCancel(ctx), l)
-	if err == nil {
-		leaving = leaving[1:]
-	}
+	err := s.markGone(l)
 	s.deleter.add(leaving...)
 	return err
 }
 
-// seal makes a layer read-only for ever. A layer of an additional store is sealed already.
+// seal makes a layer read-only for ever, for the sake of a child: it is durable when the child is. A
+// layer of an additional store is sealed already.
 func (s *Store) seal(ctx context.Context, l *layer) error {
 	if s.snapshot(l).Sealed {
 		return nil
@@ -235,7 +233,8 @@ func (s *Store) seal(ctx context.Context, l *layer) error {
 	return s.sealLocked(ctx, l, func(*record) {})
 }
 
-// sealLocked seals a layer and makes another change to its record with it. It wants l.mu.
+// sealLocked seals a layer and makes another change to its record with it. A power cut may undo both
+// until the next call of syncRecords. It wants l.mu.
 func (s *Store) sealLocked(ctx context.Context, l *layer, change func(*record)) error {
 	if !s.snapshot(l).Sealed && s.able.sealer != nil {
 		if err := s.able.sealer.Seal(ctx, s.describe(l)); err != nil {
@@ -245,7 +244,7 @@ func (s *Store) sealLocked(ctx context.Context, l *layer, change func(*record)) 
 			return err
 		}
 	}
-	return s.update(l, func(r *record) {
+	return s.rewrite(l, func(r *record) {
 		r.Sealed = true
 		change(r)
 	})

@@ -16,7 +16,10 @@
 //	strata.json        what the store promised when it was made: format, uuid, backend, exactDiffs, created
 //	lock               empty; flock(2)ed exclusively by the process that has the store open
 //	layers/ID          the record of one layer
-//	layers/*.tmp       a record that was being written when the process died; ignored, swept at Open
+//	layers/ID.new      the record of a layer that is being made; its text may be torn
+//	layers/ID.gone     the record of a layer that was removed; its data is being deleted, or waits
+//	                   until the last child is gone
+//	layers/*.tmp       a record that was being replaced when the process died; ignored, swept at Open
 //	logs/ID            headers and padding of the tar that filled the layer (backend/internal/layertar)
 //	data/BACKEND/      the backend's home; its package comment documents it
 //	mnt/ID/            where a layer is mounted; exists only while it is
@@ -28,13 +31,13 @@
 //
 // strata.json and the records have the same form: one line of JSON, one line with the CRC-32C
 // (Castagnoli) of the first line, its newline included, as eight hexadecimal digits. They are
-// replaced by writing a temporary file, fsync(2), rename(2), and fsync of the directory. The JSON of
+// written to a file of another name, with fsync(2), rename(2), and fsync of the directory. The JSON of
 // a record holds:
 //
 //	id       the ID, the same as the file's name
 //	name     the client's name
 //	parent   the parent's ID; absent in a base layer. It may lie in an additional store
-//	state    creating, ready, applying or removing
+//	state    ready or applying; of no meaning in ID.new and ID.gone
 //	sealed   true once the layer is read-only for ever
 //	created  RFC 3339, UTC
 //	limit    bytes; absent for none
@@ -56,11 +59,10 @@
 //
 // An operation writes its intent, calls the backend, and writes the outcome:
 //
-//	creating  Create or Clone has not returned
+//	creating  Create or Clone has not returned (ID.new)
 //	ready     usable
 //	applying  Apply or SetIDMap has not returned: the content is not whole
-//	removing  Remove has returned, or nearly; the data is being deleted, or waits until the last child
-//	          is gone (Discard)
+//	removing  Remove has returned, or nearly (ID.gone)
 //
 // At Open every layer that is neither ready nor the parent of one that is, is removed, data before record. A mount below mnt/ that an
 // earlier process left counts once. Nothing else is ever deleted without being asked for: data
@@ -68,8 +70,10 @@
 // Repair.
 //
 // With SyncLayer a record is durable before the call that wrote it returns, and so is the content of
-// a layer before its record says ready. Data written through a mount is the kernel's business, as on
-// any file system.
+// a layer before its record says ready. Removal is durable before any data is deleted, not when Remove
+// returns: a power cut in between brings the layer back, whole. Creation takes two trips to the disk,
+// one for the layer and the text of its record at the same time, and one for the record's name;
+// removal takes none. Data written through a mount is the kernel's business, as on any file system.
 //
 // # Concurrency
 //

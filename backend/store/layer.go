@@ -143,9 +143,17 @@ func (s *Store) describe(l *layer) backend.Layer {
 
 // update changes the layer's record on disk and then in memory. It wants l.mu.
 func (s *Store) update(l *layer, change func(*record)) error {
+	if err := s.rewrite(l, change); err != nil {
+		return err
+	}
+	return s.syncRecords()
+}
+
+// rewrite is update, but that a power cut may undo it until the next call of syncRecords.
+func (s *Store) rewrite(l *layer, change func(*record)) error {
 	rec := s.snapshot(l)
 	change(&rec)
-	if err := s.writeRecord(rec); err != nil {
+	if err := writeFile(s.path(layersDir, rec.ID), rec, s.durable()); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -32,7 +33,13 @@ type record struct {
 	Applied *Applied          `json:"applied,omitempty"`
 }
 
-const tmpSuffix = ".tmp"
+// What the name of a file in layers/ says beyond the layer's ID (doc.go). Renaming a file is all it
+// takes to change it.
+const (
+	newSuffix  = ".new"  // the layer is being made
+	goneSuffix = ".gone" // the layer was removed
+	tmpSuffix  = ".tmp"  // a record that is being replaced
+)
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -66,27 +73,10 @@ func decode(text []byte, v any) error {
 }
 
 // writeFile replaces path by what encode makes of v. After a crash path holds the old or the new
-// text, whole; with sync the new one survives a power cut once writeFile returned.
-func writeFile(path string, v any, sync bool) (err error) {
-	text, err := encode(v)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", path, err)
-	}
+// text, whole; with sync the new one survives a power cut once its directory is synced, too.
+func writeFile(path string, v any, sync bool) error {
 	tmp := path + tmpSuffix
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil && sync {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = failpoint.Hit("store.record.written")
-	}
+	err := writeText(tmp, v, sync)
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
@@ -94,13 +84,29 @@ func writeFile(path string, v any, sync bool) (err error) {
 		_ = os.Remove(tmp) // the next Open sweeps what stays
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := failpoint.Hit("store.record.renamed"); err != nil {
+	return failpoint.Hit("store.record.renamed")
+}
+
+// writeText makes the file at path hold what encode makes of v.
+func writeText(path string, v any, sync bool) (err error) {
+	text, err := encode(v)
+	if err != nil {
+		return fmt.Errorf("encode: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(text); err != nil {
 		return err
 	}
 	if sync {
-		return syncDir(filepath.Dir(path))
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return failpoint.Hit("store.record.written")
 }
 
 // readFile reads what writeFile wrote.
@@ -115,27 +121,15 @@ func readFile(path string, v any) error {
 	return nil
 }
 
-// syncDir makes the entries of a directory durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
-}
-
 // badRecord is a file in layers/ that could not be read.
 type badRecord struct {
 	id  string
 	err error
 }
 
-// readRecords reads all records below dir. Temporary files of a crashed process are ignored, and
-// removed if sweep is set.
+// readRecords reads all records below dir. The name of one says if its layer is being made or was
+// removed; then the text may be torn, and the record has an ID and a state only. Temporary files of a
+// crashed process are ignored, and removed if sweep is set.
 func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -151,16 +145,34 @@ func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err er
 			}
 			continue
 		}
+		id, state := parseName(e.Name())
 		var r record
 		err := readFile(path, &r)
-		if err == nil && (r.ID != e.Name() || !idPattern.MatchString(r.ID)) {
+		if err == nil && (r.ID != id || !idPattern.MatchString(r.ID)) {
 			err = fmt.Errorf("record %s describes layer %q: %w", path, r.ID, errdefs.ErrDataLoss)
+		}
+		if err != nil && state != "" && idPattern.MatchString(id) {
+			r, err = record{ID: id, Name: id}, nil
 		}
 		if err != nil {
 			bad = append(bad, badRecord{id: e.Name(), err: err})
 			continue
 		}
+		if state != "" {
+			r.State = state
+		}
 		recs = append(recs, r)
 	}
 	return recs, bad, nil
+}
+
+// parseName splits the name of a record. The state is "" if the text has it.
+func parseName(name string) (id string, state State) {
+	if id, ok := strings.CutSuffix(name, newSuffix); ok {
+		return id, StateCreating
+	}
+	if id, ok := strings.CutSuffix(name, goneSuffix); ok {
+		return id, StateRemoving
+	}
+	return name, ""
 }

@@ -12,10 +12,12 @@ import (
 	"github.com/containerd/log"
 
 	"strata/backend/internal/failpoint"
+	"strata/backend/internal/tree"
 )
 
 // Remove removes a layer: ends streams on it, unmounts it whatever its count, forgets the name
-// before it returns and deletes the data in the background. Removing an unknown layer succeeds.
+// before it returns and deletes the data in the background. After a power cut within the next moments
+// the layer may be there again, whole. Removing an unknown layer succeeds.
 // ErrFailedPrecondition if it has children or lies in an additional store, ErrUnavailable if a
 // stream on it does not end.
 func (s *Store) Remove(ctx context.Context, name string) error {
@@ -82,13 +84,26 @@ func (s *Store) retire(ctx context.Context, l *layer) error {
 	if err := failpoint.Hit("store.remove.unmounted"); err != nil {
 		return err
 	}
-	if err := s.update(l, func(r *record) { r.State = StateRemoving }); err != nil {
+	if err := s.markGone(l); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	l.rec.State = StateRemoving
 	delete(s.byName, l.rec.Name)
 	return nil
+}
+
+// markGone renames the record of a layer that is removed or whose making failed. It wants l.mu.
+func (s *Store) markGone(l *layer) error {
+	path := s.path(layersDir, l.rec.ID)
+	for _, from := range []string{path, path + newSuffix} {
+		err := os.Rename(from, path+goneSuffix)
+		if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil // it was never written, or somebody removed it
 }
 
 // leave takes a removed layer out of the tree unless it has children, and with it the removed parents
@@ -104,15 +119,55 @@ func (l *layer) leave() (leaving []*layer) {
 	return leaving
 }
 
-// erase deletes a layer's data and then its record. It may be repeated.
-func (s *Store) erase(ctx context.Context, l *layer) error {
+// erase deletes the data of removed layers, in their order, and then their records, so that at no
+// moment there is data without a record or, after a power cut, a whole record without data. It
+// returns the layers that are left. It may be repeated.
+func (s *Store) erase(ctx context.Context, layers []*layer) (left []*layer, err error) {
+	if err := s.syncRecords(); err != nil {
+		return layers, err
+	}
+	var errs []error
+	var erased []*layer
+	for _, l := range layers {
+		if err := s.eraseData(ctx, l); err != nil {
+			left, errs = append(left, l), append(errs, err)
+			continue
+		}
+		erased = append(erased, l)
+	}
+	if err := s.syncDeleted(); err != nil {
+		return layers, errors.Join(append(errs, err)...)
+	}
+	for _, l := range erased {
+		if err := s.forget(l); err != nil {
+			left, errs = append(left, l), append(errs, err)
+		}
+	}
+	return left, errors.Join(errs...)
+}
+
+func (s *Store) eraseData(ctx context.Context, l *layer) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if err := s.backend.Remove(ctx, s.describe(l)); err != nil {
-		return err
+		return fmt.Errorf("delete layer %q: %w", l.rec.Name, err)
 	}
-	if err := failpoint.Hit("store.remove.deleted"); err != nil {
-		return err
+	return failpoint.Hit("store.remove.deleted")
+}
+
+// syncDeleted makes it durable that data is gone from the backend's home.
+func (s *Store) syncDeleted() error {
+	if !s.durable() {
+		return nil
 	}
-	for _, path := range []string{s.logPath(l), s.path(layersDir, l.rec.ID)} {
+	return tree.SyncDeleted(home(s.cfg.Root, s.meta.Backend))
+}
+
+// forget removes the record of a layer without data.
+func (s *Store) forget(l *layer) error {
+	record := s.path(layersDir, l.rec.ID)
+	for _, path := range []string{s.logPath(l), record + newSuffix, record, record + goneSuffix} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -161,31 +216,28 @@ func (d *deleter) stop() {
 	<-d.done
 }
 
-func (d *deleter) next() *layer {
+// take empties the queue.
+func (d *deleter) take() []*layer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.queue) == 0 {
-		return nil
-	}
-	l := d.queue[0]
-	d.queue = d.queue[1:]
-	return l
+	batch := d.queue
+	d.queue = nil
+	return batch
 }
 
 func (d *deleter) run(ctx context.Context) {
 	defer close(d.done)
 	for {
-		l := d.next()
 		pause := time.Duration(-1)
-		if l != nil {
-			err := d.store.erase(ctx, l)
+		if batch := d.take(); len(batch) > 0 {
+			left, err := d.store.erase(ctx, batch)
 			if err == nil {
 				continue
 			}
 			if ctx.Err() == nil {
-				log.G(ctx).WithError(err).WithField("layer", l.rec.Name).Error("delete layer; will try again")
+				log.G(ctx).WithError(err).Error("removed layers are not deleted yet; will try again")
 			}
-			d.add(l)
+			d.add(left...)
 			pause = retryDelay
 		}
 		if !d.sleep(ctx, pause) {

@@ -15,6 +15,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/mount"
+	"strata/backend/internal/tree"
 )
 
 // Store is an open store. All methods may be called concurrently.
@@ -214,7 +215,7 @@ func (s *Store) writeMeta() error {
 	if err := writeFile(s.path(metaFile), s.meta, true); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(s.cfg.Root))
+	return tree.SyncDirs(s.path(), filepath.Dir(s.cfg.Root))
 }
 
 // plant builds the tree and returns the layers that are not to stay, children first.
@@ -232,7 +233,7 @@ func (s *Store) plant(recs []record) (leaving []*layer) {
 		}
 		if l.rec.State != StateReady && !s.cfg.ReadOnly {
 			l.gone = true
-			l.rec.State = StateRemoving // on disk it says what it was; either way it goes at the next Open
+			l.rec.State = StateRemoving // on disk it is what it was; either way it goes at the next Open
 			unfinished = append(unfinished, l)
 		}
 	}
@@ -342,8 +343,12 @@ func (s *Store) syncMode() SyncMode {
 
 func (s *Store) durable() bool { return !s.lazy.Load() }
 
-func (s *Store) writeRecord(r record) error {
-	return writeFile(s.path(layersDir, r.ID), r, s.durable())
+// syncRecords makes the names in layers/ durable.
+func (s *Store) syncRecords() error {
+	if !s.durable() {
+		return nil
+	}
+	return tree.SyncDirs(s.path(layersDir))
 }
 
 // Info describes the store.

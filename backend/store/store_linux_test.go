@@ -280,8 +280,8 @@ func TestDeletionSurvivesRestart(t *testing.T) {
 	i, err := s.Stat(t.Context(), "a")
 	assert.NilError(t, err)
 	assert.NilError(t, s.Close(t.Context()))
-	record := filepath.Join(c.Root, "layers", i.ID)
-	store.Rewrite(t, record, store.StateRemoving)
+	record := filepath.Join(c.Root, "layers", i.ID+".gone")
+	assert.NilError(t, os.Rename(filepath.Join(c.Root, "layers", i.ID), record))
 
 	s = open(t, c)
 	_, err = s.Stat(t.Context(), "a")

@@ -25,3 +25,6 @@ func Usage(_ context.Context, dir string) (backend.Usage, error) {
 func Copy(_ context.Context, src, _ string) error {
 	return fmt.Errorf("copy %s: needs Linux: %w", src, errdefs.ErrNotImplemented)
 }
+
+// SyncDeleted is for Linux.
+func SyncDeleted(string) error { return errdefs.ErrNotImplemented }
