@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,12 +49,15 @@ func benchDocker(ctx context.Context, o options, w *workloads, t *table) (err er
 			name string
 			run  func(context.Context, *contender) error
 		}{
-			{"Debian root", b.debian},
-			{"many small files", b.many},
-			{"one big file", b.big},
-			{"60 layers", b.deep},
+			{"debian", b.debian},
+			{"many", b.many},
+			{"big", b.big},
+			{"deep", b.deep},
 			{"builds", b.builds},
 		} {
+			if !slices.Contains(strings.Split(o.parts, ","), part.name) {
+				continue
+			}
 			for _, c := range all {
 				progress("round %d of %d: %s: %s", round+1, o.rounds, part.name, c.name)
 				if err := part.run(ctx, c); err != nil {

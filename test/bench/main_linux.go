@@ -24,6 +24,7 @@ type options struct {
 	quick   bool
 	only    string
 	level   string
+	parts   string
 	readme  bool
 	verbose bool
 }
@@ -49,6 +50,7 @@ func run(ctx context.Context, args []string) error {
 	set.BoolVar(&o.quick, "quick", false, "a tenth of the data and two rounds, to see that it works")
 	set.StringVar(&o.only, "only", "", "comma-separated `contenders`, without overlay2, which always runs")
 	set.StringVar(&o.level, "level", "docker,driver", "what is measured: docker, driver or both")
+	set.StringVar(&o.parts, "parts", "debian,many,big,deep,builds", "comma-separated `workloads` at the level docker")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
