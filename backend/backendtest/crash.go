@@ -336,6 +336,7 @@ const (
 
 type crashLayer struct {
 	fate   fate
+	open   bool   // the last operation on it did not succeed
 	digest string // of its diff when it was last acknowledged, "" if not known
 	after  string // operation.after of the last operation on it
 }
@@ -345,7 +346,7 @@ type crashLayer struct {
 func (k *crashLayer) acknowledge(t *testing.T, name, content string) {
 	t.Helper()
 	looked := k.fate == fatePresent
-	k.fate = fatePresent
+	k.fate, k.open = fatePresent, false
 	switch {
 	case content == sameContent:
 	case content == anyContent:
@@ -363,7 +364,7 @@ func (k *crashLayer) mayBe(sum string) bool {
 	if k.digest == sum || k.fate == fatePresent && k.digest == "" {
 		return true
 	}
-	return k.fate == fateOpen && (k.after == anyContent || k.after == sum)
+	return k.open && (k.after == anyContent || k.after == sum)
 }
 
 // readJournal works out what must be true from what the script noted before it ended.
@@ -387,8 +388,13 @@ func readJournal(t *testing.T, path string) map[string]*crashLayer {
 		}
 		switch event {
 		case "begin":
-			if kind, after, _ := strings.Cut(detail, ":"); kind != "read" {
-				k.fate, k.after = fateOpen, after
+			kind, after, _ := strings.Cut(detail, ":")
+			if kind == "read" {
+				break
+			}
+			k.open, k.after = true, after
+			if kind != "alter" {
+				k.fate = fateOpen
 			}
 		case "present":
 			k.acknowledge(t, name, detail)

@@ -216,14 +216,30 @@ func idMapChanged(r *rig) {
 	r.create("l", "base")
 	r.write("l", CreateFile("new", nil, 0o644), Chown("new", 9, 9))
 	before := r.tree("l")
-	assert.NilError(r.t, r.store.SetIDMap(r.ctx(), "l", shifted(400000)))
+	id := r.stat("l").ID
+	err := r.store.SetIDMap(r.ctx(), "l", shifted(400000))
+	if _, ok := backend.As[backend.Cloner](r.back); !ok {
+		assert.Assert(r.t, errdefs.IsNotImplemented(err), "%v", err)
+		return
+	}
+	assert.NilError(r.t, err)
+	assert.Assert(r.t, r.stat("l").ID != id, "an ID is never used twice")
 	assert.Assert(r.t, r.stat("l").IDMap.Equal(shifted(400000)))
 	r.same(up(rootless(before), 400000), rootless(r.tree("l")), "after the first change")
 	r.fill("copy", "base", r.diff("l", "base"))
 	r.same(rootless(before), rootless(r.tree("copy")), "copy of the mapped layer")
 	assert.NilError(r.t, r.store.SetIDMap(r.ctx(), "l", nil))
 	r.same(rootless(before), rootless(r.tree("l")), "after the second change")
-	err := r.store.SetIDMap(r.ctx(), "base", shifted(1))
+	dir := r.mount("l")
+	err = r.store.SetIDMap(r.ctx(), "l", shifted(1))
+	assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "map of a mounted layer: %v", err)
+	r.unmount("l")
+	_, err = os.Stat(dir)
+	assert.Assert(r.t, errors.Is(err, os.ErrNotExist), "%v", err)
+	noRoot := &backend.IDMap{UIDs: []backend.IDRange{{Container: 5, Host: 5, Size: 1}}, GIDs: []backend.IDRange{{Container: 5, Host: 5, Size: 1}}}
+	assert.Assert(r.t, errdefs.IsInvalidArgument(r.store.SetIDMap(r.ctx(), "l", noRoot)), "owners outside the map")
+	r.same(rootless(before), rootless(r.tree("l")), "after a change that failed")
+	err = r.store.SetIDMap(r.ctx(), "base", shifted(1))
 	assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "map of a layer with children: %v", err)
 	err = r.store.SetIDMap(r.ctx(), "unknown", nil)
 	assert.Assert(r.t, errdefs.IsNotFound(err), "%v", err)

@@ -40,7 +40,7 @@ func (s *Store) Apply(ctx context.Context, name string, r io.Reader) (int64, err
 		return 0, err
 	}
 	defer release()
-	if err := s.beginApply(l, true); err != nil {
+	if err := s.beginApply(l); err != nil {
 		return 0, err
 	}
 	size, err := s.fill(ctx, l, r)
@@ -53,32 +53,39 @@ func (s *Store) Apply(ctx context.Context, name string, r io.Reader) (int64, err
 	return size, nil
 }
 
-// beginApply moves a layer that nobody uses to the state applying; with empty set, only one that
-// cannot hold anything yet.
-func (s *Store) beginApply(l *layer, empty bool) error {
+// beginApply moves a layer that cannot hold anything yet to the state applying.
+func (s *Store) beginApply(l *layer) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.mu.RLock()
-	err := l.usable()
-	rec, children := l.rec, l.children
-	s.mu.RUnlock()
-	switch {
-	case err != nil:
+	if err := s.unused(l); err != nil {
 		return err
-	case rec.Sealed || children > 0:
-		return fmt.Errorf("layer %q has its content already: %w", rec.Name, errdefs.ErrFailedPrecondition)
-	case empty && !l.fresh:
-		return fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", rec.Name, errdefs.ErrFailedPrecondition)
-	case l.count.Load() > 0:
-		return fmt.Errorf("layer %q is mounted: %w", rec.Name, errdefs.ErrFailedPrecondition)
+	}
+	if !l.fresh {
+		return fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
 	}
 	if err := s.update(l, func(r *record) { r.State = StateApplying }); err != nil {
 		return err
 	}
 	return failpoint.Hit("store.apply.begun")
+}
+
+// unused returns an error unless the layer may still be changed and nobody else does. It wants l.mu.
+func (s *Store) unused(l *layer) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	switch {
+	case l.rec.Sealed || l.children > 0:
+		return fmt.Errorf("layer %q has its content already: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
+	case l.count.Load() > 0:
+		return fmt.Errorf("layer %q is mounted: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // fill unpacks r into a layer in state applying, makes it durable, and seals it.

@@ -152,10 +152,18 @@ func (s *Store) reserve(name string, parent *layer, o CreateOptions) (*layer, er
 			return nil, fmt.Errorf("parent: %w", err)
 		}
 		l.rec.Parent = parent.rec.ID
-		parent.children++
 	}
-	s.byName[name], s.byID[l.rec.ID] = l, l
+	s.byName[name] = l
+	s.graft(l)
 	return l, nil
+}
+
+// graft puts a new layer into the tree. It wants Store.mu.
+func (s *Store) graft(l *layer) {
+	if l.parent != nil {
+		l.parent.children++
+	}
+	s.byID[l.rec.ID] = l
 }
 
 // build writes the intent, makes the data, and writes the outcome.
@@ -214,7 +222,9 @@ func (s *Store) abandon(l *layer) error {
 	s.mu.Lock()
 	l.gone = true
 	l.rec.State = StateRemoving
-	delete(s.byName, l.rec.Name)
+	if s.byName[l.rec.Name] == l {
+		delete(s.byName, l.rec.Name)
+	}
 	leaving := l.leave()
 	s.mu.Unlock()
 	err := s.markGone(l)

@@ -37,6 +37,7 @@
 //	id       the ID, the same as the file's name
 //	name     the client's name
 //	parent   the parent's ID; absent in a base layer. It may lie in an additional store
+//	replaces the ID of a layer in whose place this one is; if that is still there, it was removed
 //	state    ready or applying; of no meaning in ID.new and ID.gone
 //	sealed   true once the layer is read-only for ever
 //	created  RFC 3339, UTC
@@ -61,7 +62,7 @@
 //
 //	creating  Create or Clone has not returned (ID.new)
 //	ready     usable
-//	applying  Apply or SetIDMap has not returned: the content is not whole
+//	applying  Apply has not returned: the content is not whole
 //	removing  Remove has returned, or nearly (ID.gone)
 //
 // At Open every layer that is neither ready nor the parent of one that is, is removed, data before record. A mount below mnt/ that an

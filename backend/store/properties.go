@@ -73,32 +73,64 @@ func (s *Store) SetLimit(ctx context.Context, name string, bytes int64) error {
 
 // SetIDMap changes how the owners in a layer are stored: files that the old map stores as the
 // container's root become the new map's root, and so on. The layer must be unsealed and not
-// mounted. A SetIDMap that fails or is cut off leaves a layer that can only be removed.
+// mounted. Owners are changed in a copy, which then takes the layer's place under an ID of its own:
+// a SetIDMap that fails or is cut off leaves the layer as it was. ErrNotFound, ErrFailedPrecondition,
+// ErrInvalidArgument (an owner without a place in one of the maps), ErrNotImplemented (Cloner).
 func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) error {
 	l, err := s.ready(name)
 	if err != nil {
 		return err
 	}
-	if err := s.beginApply(l, false); err != nil {
+	if s.able.cloner == nil {
+		return fmt.Errorf("map owners of layer %q: backend %s cannot copy layers: %w", name, s.meta.Backend, errdefs.ErrNotImplemented)
+	}
+	if err := s.writable(); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d := s.describe(l)
-	from := d.IDMap
-	d.IDMap = m
-	if err := s.mapOwners(ctx, d, from); err != nil {
-		return fmt.Errorf("map owners of layer %q: %w", name, err)
+	if err := s.unused(l); err != nil {
+		return err
+	}
+	rec := s.snapshot(l)
+	from, old := rec.IDMap, rec.ID
+	rec.ID, rec.Replaces, rec.IDMap, rec.State = newID(), old, m, StateCreating
+	n := &layer{parent: l.parent, rec: rec, fresh: l.fresh}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s.mu.Lock()
+	s.graft(n)
+	s.mu.Unlock()
+	copied := func(ctx context.Context, n *layer) error {
+		d := s.describe(n)
+		d.IDMap = from
+		if err := s.able.cloner.Clone(ctx, d, s.describe(l)); err != nil || from.Equal(m) {
+			return err
+		}
+		d.IDMap = m
+		return s.mapOwners(ctx, d, from)
+	}
+	if err := s.build(ctx, n, copied, s.syncContent); err != nil {
+		return errors.Join(fmt.Errorf("map owners of layer %q: %w", name, classify(err)), s.abandon(n))
 	}
 	if err := failpoint.Hit("store.setidmap.mapped"); err != nil {
 		return err
 	}
-	if s.durable() {
-		if err := s.syncHome(ctx); err != nil {
-			return err
-		}
-	}
-	return s.update(l, func(r *record) { r.IDMap, r.State = m, StateReady })
+	return s.replace(l, n)
+}
+
+// replace gives a layer's name to another one that is just like it, and removes it. It wants both
+// layers' mu.
+func (s *Store) replace(old, l *layer) error {
+	s.mu.Lock()
+	s.byName[l.rec.Name] = l
+	old.gone = true
+	old.rec.State = StateRemoving
+	leaving := old.leave()
+	s.mu.Unlock()
+	err := s.markGone(old) // if it fails, Open will know from the new one's record
+	s.deleter.add(leaving...)
+	return err
 }
 
 // mapOwners changes the owners that a layer shows from the map from to d.IDMap.

@@ -20,17 +20,18 @@ import (
 
 // record is what layers/<id> holds. Its JSON names are part of the on-disk format (doc.go).
 type record struct {
-	ID      string            `json:"id"`
-	Name    string            `json:"name"`
-	Parent  string            `json:"parent,omitempty"` // ID
-	State   State             `json:"state"`
-	Sealed  bool              `json:"sealed,omitempty"`
-	Created time.Time         `json:"created"`
-	Limit   int64             `json:"limit,omitempty"`
-	Label   string            `json:"label,omitempty"`
-	IDMap   *backend.IDMap    `json:"idmap,omitempty"`
-	Labels  map[string]string `json:"labels,omitempty"`
-	Applied *Applied          `json:"applied,omitempty"`
+	ID       string            `json:"id"`
+	Name     string            `json:"name"`
+	Parent   string            `json:"parent,omitempty"`   // ID
+	Replaces string            `json:"replaces,omitempty"` // ID
+	State    State             `json:"state"`
+	Sealed   bool              `json:"sealed,omitempty"`
+	Created  time.Time         `json:"created"`
+	Limit    int64             `json:"limit,omitempty"`
+	Label    string            `json:"label,omitempty"`
+	IDMap    *backend.IDMap    `json:"idmap,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Applied  *Applied          `json:"applied,omitempty"`
 }
 
 // What the name of a file in layers/ says beyond the layer's ID (doc.go). Renaming a file is all it

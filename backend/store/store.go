@@ -224,6 +224,11 @@ func (s *Store) plant(recs []record) (leaving []*layer) {
 	for _, r := range recs {
 		s.byID[r.ID] = &layer{rec: r}
 	}
+	for _, r := range recs {
+		if old := s.byID[r.Replaces]; old != nil && r.State == StateReady {
+			old.rec.State = StateRemoving
+		}
+	}
 	for _, l := range s.byID {
 		l.parent = s.byID[l.rec.Parent]
 		for _, p := range s.peers {
