@@ -37,7 +37,7 @@ type Daemon struct {
 func (m *Machine) StartDocker(ctx context.Context, args ...string) (*Daemon, error) {
 	args = append([]string{
 		"--experimental", "--bridge=none", "--iptables=false", "--ip6tables=false",
-		"--cgroup-parent=" + m.cgroup(),
+		"--cgroup-parent=" + m.cgroup(), "--containerd=/run/containerd/containerd.sock",
 	}, args...)
 	// A killed daemon leaves its socket behind; the check below must not take it for the new one.
 	if err := os.Remove(m.Path("/run/docker.sock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -104,8 +104,7 @@ func (d *Daemon) Stop() error {
 	}
 }
 
-// Kill ends the daemon with SIGKILL and nothing else: its containerd, shims, containers and plugins
-// live on.
+// Kill ends the daemon with SIGKILL and nothing else: shims, containers and plugins live on.
 func (d *Daemon) Kill() error {
 	if err := d.signal(unix.SIGKILL); err != nil {
 		return err
@@ -130,12 +129,17 @@ func (d *Daemon) signal(sig unix.Signal) error {
 const logLines = 150
 
 // Log returns the end of the daemon's log, without what it says at level info but with all that its
-// plugins say.
+// plugins say, and that of containerd.
 func (d *Daemon) Log() string {
 	b, err := os.ReadFile(d.log)
 	if err != nil {
 		return err.Error()
 	}
+	shims, err := os.ReadFile(filepath.Join(d.m.dir, "containerd.log"))
+	if err != nil {
+		return err.Error()
+	}
+	b = append(b, shims...)
 	var lines []string
 	for line := range strings.Lines(string(b)) {
 		if !strings.Contains(line, "level=info") || strings.Contains(line, "plugin=") {

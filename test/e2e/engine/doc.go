@@ -4,7 +4,8 @@
 // machine alone, so a dockerd, its plugins and a store run there at their default paths, as on a
 // user's host, while the real host sees nothing of them. Whatever runs in it dies with the process
 // that booted it, however that process ends: the namespace's init waits on a pipe from it. Like a
-// host under systemd its root mount is shared, and like a host it outlives a crash of the daemon.
+// host under systemd its root mount is shared and it runs a containerd of its own, and like a host it
+// outlives a crash of the daemon.
 //
 // A [Release] is a Docker engine as packaged by one Debian suite. Where the host's own Docker is
 // another one, the suite's packages are unpacked beside it, once, and laid over the machine's /usr.

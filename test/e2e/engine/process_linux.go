@@ -19,7 +19,8 @@ type Process struct {
 	procfs string // the machine's /proc, as the real host sees it
 }
 
-// Processes lists what runs in the machine, its containers included, its own init left out.
+// Processes lists what runs in the machine, its containers included, its own init and containerd left
+// out.
 func (m *Machine) Processes() ([]Process, error) {
 	procfs := m.Path("/proc")
 	entries, err := os.ReadDir(procfs)
@@ -39,13 +40,18 @@ func (m *Machine) Processes() ([]Process, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The set-up shell and processes that ended but were not reaped yet do not count.
-		if len(p.Args) > 2 && p.Args[0] == "sh" && p.Args[2] == setup || len(p.Args) == 0 {
+		if p.machines() {
 			continue
 		}
 		procs = append(procs, p)
 	}
 	return procs, nil
+}
+
+// machines tells whether the process belongs to the machine itself, as the set-up shell does and its
+// containerd, or has ended and was not reaped yet.
+func (p Process) machines() bool {
+	return len(p.Args) == 0 || p.Args[0] == "containerd" || len(p.Args) > 2 && p.Args[0] == "sh" && p.Args[2] == setup
 }
 
 func process(procfs string, pid int) (Process, error) {
