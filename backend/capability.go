@@ -94,8 +94,10 @@ type Activator interface {
 	Deactivate(ctx context.Context, l Layer) error
 }
 
-// Syncer makes a layer durable that Create has just made and nobody has written to. Without it the
-// store calls syncfs(2) on Home, as it always does for a layer with content of its own.
+// Syncer makes a layer durable that Create has just made and nobody has written to, where its record
+// is in another journal (backend/store, Durability). A layer of such a backend consists of names only, no
+// data, until somebody writes to it. Without it the store calls syncfs(2) on Home, as it always does
+// for a layer with content of its own.
 type Syncer interface {
 	SyncCreated(ctx context.Context, l Layer) error
 }

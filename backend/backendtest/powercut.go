@@ -143,10 +143,11 @@ func (l *powerLoad) acknowledge(name, parent, digest string) {
 	l.done = append(l.done, acknowledged{name, parent, digest})
 }
 
-// powerArchive is a layer of some hundred KiB in small and larger files.
+// powerArchive is a layer of some hundred KiB in small and larger files: some few, which are synced
+// one by one, or more.
 func powerArchive(seed uint64) []byte {
-	members := []member{directory("d")}
-	for i := range 40 {
+	members := []member{directory("d"), directory("d/e"), file("d/e/deep", "deep")}
+	for i := range 3 + 40*int(seed%2) {
 		members = append(members, file(fmt.Sprintf("d/f%d-%02d", seed%7, i), string(Noise(seed*100+uint64(i), i*i*20))))
 	}
 	return archive(append(members, file("same", string(Noise(seed, 200<<10))), sym("same", "soft"), link("same", "hard"))...)

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
@@ -66,8 +67,13 @@ func (s *Store) beginApply(l *layer) error {
 	if !l.fresh {
 		return fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
 	}
-	if err := s.update(l, func(r *record) { r.State = StateApplying }); err != nil {
+	if err := s.rewrite(l, func(r *record) { r.State = StateApplying }); err != nil {
 		return err
+	}
+	if !s.journal {
+		if err := s.syncRecords(); err != nil {
+			return err
+		}
 	}
 	return failpoint.Hit("store.apply.begun")
 }
@@ -124,11 +130,14 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader) (_ int64, err e
 	return res.Size, errors.Join(err, s.syncRecords())
 }
 
-// settle closes the log and makes data and log durable.
+// settle closes the log and makes durable what layertar has not.
 func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWriter) error {
 	if log != nil {
 		if s.durable() {
-			if err := log.Sync(); err != nil {
+			var group errgroup.Group
+			group.Go(log.Sync)
+			group.Go(func() error { return tree.SyncDirs(s.path(logsDir)) })
+			if err := group.Wait(); err != nil {
 				return err
 			}
 		}
@@ -136,10 +145,8 @@ func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWr
 			return err
 		}
 	}
-	if log != nil && s.durable() {
-		if err := tree.SyncDirs(s.path(logsDir)); err != nil {
-			return err
-		}
+	if s.able.placer != nil && s.able.applier == nil {
+		return nil
 	}
 	return s.syncContent(ctx, d)
 }
@@ -171,7 +178,7 @@ func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, log *l
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	return layertar.Apply(ctx, place.Dir, r, layertar.Options{
-		Whiteouts: place.Whiteouts, IDMap: d.IDMap, Log: log, Writeback: s.durable(),
+		Whiteouts: place.Whiteouts, IDMap: d.IDMap, Log: log, Durable: s.durable(),
 	})
 }
 

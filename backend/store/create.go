@@ -9,15 +9,14 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sync/errgroup"
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
 )
 
 // Create makes a layer, writable until it is sealed by its first child or by Apply. parent "" makes
-// a base layer. The layer survives a power cut once Create returned; one that did not return leaves
-// nothing. ErrAlreadyExists, ErrNotFound (parent), ErrInvalidArgument, ErrNotImplemented (limit).
+// a base layer. The layer survives a power cut once Create returned; one that was cut off leaves nothing
+// or the whole layer. ErrAlreadyExists, ErrNotFound (parent), ErrInvalidArgument, ErrNotImplemented (limit).
 func (s *Store) Create(ctx context.Context, name, parent string, o CreateOptions) error {
 	var p *layer
 	if parent != "" {
@@ -169,7 +168,7 @@ func (s *Store) graft(l *layer) {
 // build writes the intent, makes the data, and writes the outcome.
 func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, *layer) error, sync func(context.Context, backend.Layer) error) error {
 	path := s.path(layersDir, l.rec.ID)
-	if err := writeText(path+newSuffix, l.rec, false); err != nil {
+	if err := writeText(path+newSuffix, l.rec, s.durable() && !s.journal); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.intended"); err != nil {
@@ -181,16 +180,15 @@ func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, 
 	if err := failpoint.Hit("store.create.filled"); err != nil {
 		return err
 	}
-	rec := l.rec
-	rec.State = StateReady
-	// At the same time: a journal writes both down at once.
-	var group errgroup.Group
-	group.Go(func() error { return writeText(path+newSuffix, rec, s.durable()) })
-	group.Go(func() error { return sync(ctx, s.describe(l)) })
-	if err := group.Wait(); err != nil {
+	if err := sync(ctx, s.describe(l)); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.synced"); err != nil {
+		return err
+	}
+	rec := l.rec
+	rec.State = StateReady
+	if err := writeText(path+newSuffix, rec, s.durable()); err != nil {
 		return err
 	}
 	if err := os.Rename(path+newSuffix, path); err != nil {
@@ -199,8 +197,10 @@ func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, 
 	if err := failpoint.Hit("store.create.named"); err != nil {
 		return err
 	}
-	if err := s.syncRecords(); err != nil {
-		return err
+	if !s.journal {
+		if err := s.syncRecords(); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	l.rec = rec
@@ -208,13 +208,17 @@ func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, 
 	return nil
 }
 
-// syncCreated makes a layer durable that shows what its parent shows.
+// syncCreated makes a layer durable that shows what its parent shows. If it consists of names only,
+// the sync of its record in the same journal is enough.
 func (s *Store) syncCreated(ctx context.Context, d backend.Layer) error {
 	mapped := len(d.Parents) > 0 && !d.IDMap.Equal(d.Parents[0].IDMap) // files may have been copied
-	if s.durable() && s.able.syncer != nil && !mapped {
+	switch {
+	case s.able.syncer == nil || mapped:
+		return s.syncContent(ctx, d)
+	case s.durable() && !s.journal:
 		return s.able.syncer.SyncCreated(ctx, d)
 	}
-	return s.syncContent(ctx, d)
+	return nil
 }
 
 // abandon removes an unsuccessful create's layer. It wants l.mu.

@@ -16,7 +16,8 @@
 //	strata.json        what the store promised when it was made: format, uuid, backend, exactDiffs, created
 //	lock               empty; flock(2)ed exclusively by the process that has the store open
 //	layers/ID          the record of one layer
-//	layers/ID.new      the record of a layer that is being made; its text may be torn
+//	layers/ID.new      the record of a layer that is being made, unless its text is whole and says
+//	                   ready: then it is as good as layers/ID
 //	layers/ID.gone     the record of a layer that was removed; its data is being deleted, or waits
 //	                   until the last child is gone
 //	layers/*.tmp       a record that was being replaced when the process died; ignored, swept at Open
@@ -38,7 +39,7 @@
 //	name     the client's name
 //	parent   the parent's ID; absent in a base layer. It may lie in an additional store
 //	replaces the ID of a layer in whose place this one is; if that is still there, it was removed
-//	state    ready or applying; of no meaning in ID.new and ID.gone
+//	state    creating, ready or applying; of no meaning in ID.gone
 //	sealed   true once the layer is read-only for ever
 //	created  RFC 3339, UTC
 //	limit    bytes; absent for none
@@ -60,7 +61,7 @@
 //
 // An operation writes its intent, calls the backend, and writes the outcome:
 //
-//	creating  Create or Clone has not returned (ID.new)
+//	creating  Create or Clone has not returned
 //	ready     usable
 //	applying  Apply has not returned: the content is not whole
 //	removing  Remove has returned, or nearly (ID.gone)
@@ -72,9 +73,14 @@
 //
 // With SyncLayer a record is durable before the call that wrote it returns, and so is the content of
 // a layer before its record says ready. Removal is durable before any data is deleted, not when Remove
-// returns: a power cut in between brings the layer back, whole. Creation takes two trips to the disk,
-// one for the layer and the text of its record at the same time, and one for the record's name;
-// removal takes none. Data written through a mount is the kernel's business, as on any file system.
+// returns: a power cut in between brings the layer back, whole. Data written through a mount is the
+// kernel's business, as on any file system.
+//
+// ext4 and xfs write what happened to names in order, in one journal: fs/jbd2, and
+// xlog_cil_force_seq in fs/xfs/xfs_log_cil.c. If records and data share one, a sync of the record
+// makes everything durable that happened to names before, and creating an empty layer takes one trip
+// to the disk. Elsewhere, and above all on btrfs, which logs single files, each thing is synced in
+// its turn: intent, layer, record, names. Removal takes no trip while its caller waits.
 //
 // # Concurrency
 //

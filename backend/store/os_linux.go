@@ -31,3 +31,20 @@ func lstat(path string) (fileInfo, error) {
 	}
 	return fileInfo{file: st.Mode&unix.S_IFMT == unix.S_IFREG, size: st.Size, ino: st.Ino, links: uint64(st.Nlink)}, nil
 }
+
+// oneJournal tells whether two directories are on the same file system, and that is one which writes
+// all that happens to names to a journal in order.
+func oneJournal(a, b string) (bool, error) {
+	var sa, sb unix.Stat_t
+	if err := unix.Stat(a, &sa); err != nil {
+		return false, &os.PathError{Op: "stat", Path: a, Err: err}
+	}
+	if err := unix.Stat(b, &sb); err != nil {
+		return false, &os.PathError{Op: "stat", Path: b, Err: err}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(a, &fs); err != nil {
+		return false, &os.PathError{Op: "statfs", Path: a, Err: err}
+	}
+	return sa.Dev == sb.Dev && (fs.Type == unix.EXT4_SUPER_MAGIC || fs.Type == unix.XFS_SUPER_MAGIC), nil
+}

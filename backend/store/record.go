@@ -129,8 +129,9 @@ type badRecord struct {
 }
 
 // readRecords reads all records below dir. The name of one says if its layer is being made or was
-// removed; then the text may be torn, and the record has an ID and a state only. Temporary files of a
-// crashed process are ignored, and removed if sweep is set.
+// removed; then the text may be torn, and the record has an ID and a state only. One whose layer was
+// made, and only lacked its name, gets that if sweep is set. Temporary files of a crashed process are
+// ignored, and removed if sweep is set.
 func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -159,7 +160,14 @@ func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err er
 			bad = append(bad, badRecord{id: e.Name(), err: err})
 			continue
 		}
-		if state != "" {
+		switch {
+		case state == StateCreating && r.State == StateReady:
+			if sweep {
+				if err := os.Rename(path, filepath.Join(dir, id)); err != nil {
+					return nil, nil, fmt.Errorf("name record: %w", err)
+				}
+			}
+		case state != "":
 			r.State = state
 		}
 		recs = append(recs, r)

@@ -70,18 +70,21 @@ func TestReadRecords(t *testing.T) {
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn"), []byte(`{"id":"torn"`), 0o600))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "half"+tmpSuffix), nil, 0o600))
 	assert.NilError(t, writeFile(filepath.Join(dir, "misnamed"), good, false))
-	made, gone := good, good
-	made.ID, gone.ID = "made", "gone"
+	half, made, gone := good, good, good
+	half.ID, half.State, made.ID, gone.ID = "half", StateCreating, "made", "gone"
+	assert.NilError(t, writeFile(filepath.Join(dir, "half"+newSuffix), half, false))
 	assert.NilError(t, writeFile(filepath.Join(dir, "made"+newSuffix), made, false))
 	assert.NilError(t, writeFile(filepath.Join(dir, "gone"+goneSuffix), gone, false))
-	made.State, gone.State = StateCreating, StateRemoving
+	gone.State = StateRemoving
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn1"+newSuffix), []byte(`{"id":"torn1"`), 0o600))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "Not-ours"+newSuffix), nil, 0o600))
 
 	recs, bad, err := readRecords(dir, true)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, recs, []record{good, gone, made, {ID: "torn1", Name: "torn1", State: StateCreating}})
+	assert.DeepEqual(t, recs, []record{good, gone, half, made, {ID: "torn1", Name: "torn1", State: StateCreating}})
 	assert.Equal(t, len(bad), 3)
+	_, err = os.Stat(filepath.Join(dir, "made"))
+	assert.NilError(t, err, "the layer was made and lacks only its name")
 	_, err = os.Stat(filepath.Join(dir, "half"+tmpSuffix))
 	assert.Assert(t, os.IsNotExist(err), "the temporary file was not swept")
 }

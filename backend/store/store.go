@@ -26,6 +26,7 @@ type Store struct {
 	able    abilities
 	lock    *os.File    // holds the flock; nil for a read-only store
 	lazy    atomic.Bool // SyncNone
+	journal bool        // records and data share a journal that is written in order
 	peers   []*peer
 	deleter *deleter
 
@@ -147,6 +148,12 @@ func (s *Store) load(ctx context.Context) error {
 			return err
 		}
 	}
+	var err error
+	if !s.cfg.ReadOnly {
+		if s.journal, err = oneJournal(s.path(layersDir), dir); err != nil {
+			return err
+		}
+	}
 	env := backend.Env{Home: dir}
 	for _, root := range s.cfg.Stores {
 		p, err := openPeer(root, s.meta.Backend)
@@ -156,7 +163,6 @@ func (s *Store) load(ctx context.Context) error {
 		s.peers = append(s.peers, p)
 		env.Stores = append(env.Stores, home(root, s.meta.Backend))
 	}
-	var err error
 	if s.backend, err = s.cfg.New(ctx, env); err != nil {
 		return fmt.Errorf("backend %s: %w", s.meta.Backend, err)
 	}

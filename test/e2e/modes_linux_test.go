@@ -103,17 +103,21 @@ func TestBackends(t *testing.T) {
 		if !s.strata() {
 			t.Skip("only Strata has backends")
 		}
+		// What lies below the store is nothing that an engine could know: one of them is enough.
+		releases := engine.Releases()
+		first, last := releases[0].Version, releases[len(releases)-1].Version
 		for _, b := range []struct {
 			name, backend, fs string
 			options           []string
+			release           string // "" for all
 		}{
-			{"vfs", "vfs", "", nil},
-			{"btrfs", "btrfs", "btrfs", nil},
-			{"overlay-on-xfs", "overlay", "xfs", nil},
-			{"overlay-inexact", "overlay", "", []string{"STRATA_EXACT_DIFFS=false", "STRATA_SYNC=none"}},
+			{"vfs", "vfs", "", []string{"STRATA_SYNC=none"}, first},
+			{"btrfs", "btrfs", "btrfs", nil, last},
+			{"overlay-on-xfs", "overlay", "xfs", nil, last},
+			{"overlay-inexact", "overlay", "", []string{"STRATA_EXACT_DIFFS=false", "STRATA_SYNC=none"}, ""},
 		} {
-			if b.fs == "xfs" && s.release != engine.Releases()[0] {
-				continue // a file system below the store is nothing that an engine could know
+			if b.release != "" && b.release != s.release.Version {
+				continue
 			}
 			t.Run(b.name, func(t *testing.T) {
 				s.fs = b.fs

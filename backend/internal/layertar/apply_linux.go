@@ -68,6 +68,7 @@ type applier struct {
 	rootGID uint32
 	links   links
 	area    area
+	touched touched
 	size    int64
 	entries int
 
@@ -88,13 +89,14 @@ func (a *applier) setUp(ctx context.Context, cancel context.CancelCauseFunc, dir
 	if a.rootUID, a.rootGID, err = a.o.IDMap.Root(); err != nil {
 		return err
 	}
-	a.writers = newWriters(ctx, cancel, a.o.Workers, a.o.Writeback)
+	a.writers = newWriters(ctx, cancel, a.o.Workers, a.o.Durable)
 	a.tree, err = newTree(dir, a.writers.wait)
 	if err != nil {
 		a.writers.close()
 		return err
 	}
 	a.tree.imply = a.imply
+	a.tree.opened = func(path string) { a.touched.add(path, true) }
 	return nil
 }
 
@@ -137,7 +139,13 @@ func (a *applier) run(ctx context.Context) error {
 	if err := a.area.remove(a); err != nil {
 		return err
 	}
-	return a.tree.finish()
+	if err := a.tree.finish(); err != nil || !a.o.Durable {
+		return err
+	}
+	if err := a.touched.sync(a.tree.root.fd); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	return nil
 }
 
 func (a *applier) entry(e *entry) error {
@@ -217,6 +225,9 @@ func (a *applier) place(e *entry, d *dir, base string) error {
 		if j.device, err = device(e); err != nil {
 			return err
 		}
+	}
+	if e.kind == kindFile {
+		a.touched.add(path, false)
 	}
 	m, tee := a.record(e, path)
 	a.tree.made[a.tree.key(path)] = m

@@ -43,6 +43,7 @@ func (r *area) store(a *applier, e *entry, name string) error {
 	}
 	own := strconv.Itoa(a.entries)
 	r.files[base] = own
+	a.touched.many = true // it gets other names
 	var tee func([]byte)
 	if a.o.Log != nil {
 		tee = a.o.Log.framing

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,4 +23,60 @@ func Flush(ctx context.Context, dir string) error {
 		return fmt.Errorf("flush file system of %s: %w", dir, err)
 	}
 	return nil
+}
+
+// fewPaths is how many files and directories are synced one by one: see the package comment.
+const fewPaths = 8
+
+// touched are the files and directories that have to be synced, as long as they are few. It is used
+// by the parser only.
+type touched struct {
+	paths map[string]bool // true for a directory
+	many  bool
+}
+
+func (t *touched) add(path string, dir bool) {
+	if t.many {
+		return
+	}
+	if t.paths == nil {
+		t.paths = map[string]bool{}
+	}
+	t.paths[path] = dir
+	if len(t.paths) > fewPaths {
+		t.many, t.paths = true, nil
+	}
+}
+
+// sync makes durable what was unpacked below root.
+func (t *touched) sync(root int) (err error) {
+	if t.many {
+		return unix.Syncfs(root)
+	}
+	dirs := newDirReader(root)
+	defer dirs.close()
+	var fds []int
+	defer func() {
+		for _, fd := range fds {
+			closeQuietly(fd, -1)
+		}
+	}()
+	for path, dir := range t.paths {
+		var fd int
+		if dir {
+			fd, err = openDirAt(root, path)
+		} else {
+			fd, err = dirs.file(path)
+		}
+		if err != nil {
+			// The tar deleted it again, but may have linked it to another name before.
+			return unix.Syncfs(root)
+		}
+		fds = append(fds, fd)
+	}
+	var group errgroup.Group
+	for _, fd := range append(fds, root) {
+		group.Go(func() error { return unix.Fsync(fd) })
+	}
+	return group.Wait()
 }

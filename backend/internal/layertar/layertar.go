@@ -11,9 +11,8 @@ type Options struct {
 	// Log records what Replay needs to give the tar back byte for byte. nil records nothing. Apply
 	// completes the log but leaves Sync and Close, or after an error Abort, to the caller.
 	Log *LogWriter
-	// Writeback has the disk start on files of 8 MiB and more while they are unpacked, so that a Flush
-	// soon after finds less to do. The package comment says what that saves.
-	Writeback bool
+	// Durable makes everything that was unpacked durable before Apply returns: see the package comment.
+	Durable bool
 	// Workers is how many files are written at a time. 0 takes the default.
 	Workers int
 }

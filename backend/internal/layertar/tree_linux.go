@@ -53,6 +53,7 @@ type tree struct {
 	made   map[uint64]made // by hash of the path: a path costs 40 bytes whatever its length
 	settle func() error    // waits for all writers
 	imply  func(parent *dir, base string) (*dir, error)
+	opened func(path string) // called for each directory but the root
 	last   struct {
 		path string // as asked for
 		dir  *dir
@@ -139,6 +140,7 @@ func (t *tree) add(path string, fd int) (*dir, error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
+	t.opened(path)
 	d.pins.Add(1)
 	d.place = t.recent.PushFront(d)
 	t.dirs[path] = d
