@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -49,11 +50,13 @@ func Below(dir string) ([]Info, error) {
 // mounted.
 func Mounted(target string) (bool, error) {
 	mounted, sure, err := mountinfo.MountedFast(target)
-	if err == nil && !sure {
-		mounted, err = mountinfo.Mounted(target)
-	}
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
+	}
+	if err == nil && !sure {
+		var on []Info
+		on, err = Below(target)
+		mounted = slices.ContainsFunc(on, func(i Info) bool { return i.Target == filepath.Clean(target) })
 	}
 	if err != nil {
 		return false, fmt.Errorf("look for a mount on %s: %w", target, err)

@@ -64,7 +64,7 @@ func locate(root string, f facts) (Placement, error) {
 	if f.propagated == "" {
 		return Placement{Root: root, HostRoot: root}, nil
 	}
-	mounts, err := mountinfo.GetMounts(nil)
+	mounts, err := ownMounts()
 	if err != nil {
 		return Placement{}, fmt.Errorf("read mount table: %w", err)
 	}
