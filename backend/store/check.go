@@ -46,6 +46,9 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
 			o.Progress(i+1, len(layers))
 		}
 	}
+	if err := c.noData(ctx); err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
 	return c.found, nil
 }
 
@@ -72,6 +75,7 @@ type checker struct {
 	found  []Finding
 	listed bool            // onDisk is complete
 	onDisk map[string]bool // IDs of the backend's data
+	lost   []*layer        // had no data when onDisk was listed, perhaps because they did not exist yet
 }
 
 func (c *checker) report(kind FindingKind, layer, detail, repaired string) {
@@ -94,10 +98,22 @@ func (c *checker) data(ctx context.Context) error {
 		return err
 	}
 	c.listed = true
-	slices.Sort(ids)
+	var alone []string
 	for _, id := range ids {
 		c.onDisk[id] = true
-		if !c.store.known(id) && !c.isBad(id) && !c.store.missing(ctx, id) {
+		if !c.store.known(id) && !c.isBad(id) {
+			alone = append(alone, id)
+		}
+	}
+	if len(alone) == 0 {
+		return nil
+	}
+	if ids, err = c.store.able.lister.List(ctx); err != nil { // some may have been removed meanwhile
+		return err
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		if slices.Contains(alone, id) {
 			c.report(FindingMissingMetadata, id, "the backend keeps data under this ID, no record names it; strata gc removes it", "")
 		}
 	}
@@ -146,8 +162,9 @@ func (c *checker) layer(ctx context.Context, l *layer) error {
 	case rec.Parent != "" && l.parent == nil:
 		c.report(FindingMissingParent, rec.Name, "its parent "+rec.Parent+" is gone: remove the layer, or add the store that holds the parent", "")
 		return nil
-	case c.listed && !c.onDisk[rec.ID] && c.store.known(rec.ID) && c.store.missing(ctx, rec.ID):
-		return c.noData(ctx, rec, l)
+	case c.listed && !c.onDisk[rec.ID]:
+		c.lost = append(c.lost, l)
+		return nil
 	}
 	if ck := c.store.able.checker; ck != nil {
 		l.mu.Lock()
@@ -173,12 +190,6 @@ func (c *checker) busy(l *layer) bool {
 	return l.gone || l.rec.State == StateCreating || len(l.pins) > 0 && l.rec.State != StateReady
 }
 
-// missing asks the backend again, for a layer that was made or deleted after the list.
-func (s *Store) missing(ctx context.Context, id string) bool {
-	ids, err := s.able.lister.List(ctx)
-	return err == nil && !slices.Contains(ids, id)
-}
-
 func (c *checker) unfinished(ctx context.Context, rec record) error {
 	repaired := ""
 	if c.Repair {
@@ -191,9 +202,31 @@ func (c *checker) unfinished(ctx context.Context, rec record) error {
 	return nil
 }
 
-// noData reports a record whose data is gone. The record of a layer without children says nothing
+// noData asks the backend again for layers that may have been made after the first list, and reports
+// those whose data is gone, children first.
+func (c *checker) noData(ctx context.Context) error {
+	if len(c.lost) == 0 {
+		return nil
+	}
+	ids, err := c.store.able.lister.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range slices.Backward(c.lost) {
+		rec := c.store.snapshot(l)
+		if slices.Contains(ids, rec.ID) || c.busy(l) {
+			continue
+		}
+		if err := c.forget(ctx, rec, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forget reports a record whose data is gone. The record of a layer without children says nothing
 // that could still be of use, so Repair removes it.
-func (c *checker) noData(ctx context.Context, rec record, l *layer) error {
+func (c *checker) forget(ctx context.Context, rec record, l *layer) error {
 	repaired := ""
 	c.store.mu.RLock()
 	children := l.children

@@ -147,32 +147,36 @@ func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err er
 			}
 			continue
 		}
-		id, state := parseName(e.Name())
-		var r record
-		err := readFile(path, &r)
-		if err == nil && (r.ID != id || !idPattern.MatchString(r.ID)) {
-			err = fmt.Errorf("record %s describes layer %q: %w", path, r.ID, errdefs.ErrDataLoss)
-		}
-		if err != nil && state != "" && idPattern.MatchString(id) {
-			r, err = record{ID: id, Name: id}, nil
-		}
+		r, err := readRecord(dir, e.Name(), sweep)
 		if err != nil {
 			bad = append(bad, badRecord{id: e.Name(), err: err})
 			continue
 		}
-		switch {
-		case state == StateCreating && r.State == StateReady:
-			if sweep {
-				if err := os.Rename(path, filepath.Join(dir, id)); err != nil {
-					return nil, nil, fmt.Errorf("name record: %w", err)
-				}
-			}
-		case state != "":
-			r.State = state
-		}
 		recs = append(recs, r)
 	}
 	return recs, bad, nil
+}
+
+// readRecord reads one record for readRecords.
+func readRecord(dir, name string, sweep bool) (record, error) {
+	path := filepath.Join(dir, name)
+	id, state := parseName(name)
+	var r record
+	err := readFile(path, &r)
+	if err == nil && (r.ID != id || !idPattern.MatchString(r.ID)) {
+		err = fmt.Errorf("record %s describes layer %q: %w", path, r.ID, errdefs.ErrDataLoss)
+	}
+	switch {
+	case errdefs.IsDataLoss(err) && state != "" && idPattern.MatchString(id):
+		return record{ID: id, Name: id, State: state}, nil
+	case err != nil:
+		return r, err
+	case state == StateCreating && r.State == StateReady && sweep:
+		return r, os.Rename(path, filepath.Join(dir, id))
+	case state == StateRemoving:
+		r.State = state
+	}
+	return r, nil
 }
 
 // parseName splits the name of a record. The state is "" if the text has it.
