@@ -20,8 +20,10 @@ version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 EOC
 containerd --config /etc/containerd-machine.toml --log-level warn >"$dir/containerd.log" 2>&1 &
+tries=0
 while ! [ -S /run/containerd/containerd.sock ]; do
-    if ! kill -0 $!; then
+    tries=$((tries + 1))
+    if [ $tries -gt 600 ] || ! kill -0 $!; then
         cat "$dir/containerd.log" >&2
         exit 1
     fi
