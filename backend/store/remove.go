@@ -190,8 +190,11 @@ type deleter struct {
 	queue []*layer
 }
 
-// retryDelay is the pause after a deletion that failed.
-const retryDelay = 10 * time.Second
+// A deletion that failed is tried again after a pause, which doubles each time.
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 10 * time.Second
+)
 
 func newDeleter(ctx context.Context, s *Store) *deleter {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -227,18 +230,21 @@ func (d *deleter) take() []*layer {
 
 func (d *deleter) run(ctx context.Context) {
 	defer close(d.done)
+	failures := 0 // in a row
 	for {
 		pause := time.Duration(-1)
 		if batch := d.take(); len(batch) > 0 {
 			left, err := d.store.erase(ctx, batch)
 			if err == nil {
+				failures = 0
 				continue
 			}
 			if ctx.Err() == nil {
 				log.G(ctx).WithError(err).Error("removed layers are not deleted yet; will try again")
 			}
 			d.add(left...)
-			pause = retryDelay
+			pause = min(firstPause<<failures, lastPause)
+			failures = min(failures+1, 10)
 		}
 		if !d.sleep(ctx, pause) {
 			return

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -99,9 +101,31 @@ func TestPlugin(t *testing.T) {
 		})
 		t.Run("another-alias", func(t *testing.T) { h.anotherAlias(t, versions[0].ref, layers, func() { unchanged(t, 4) }) })
 		t.Run("tag-in-the-driver-name", func(t *testing.T) { h.tagInName(t, layers, func() { unchanged(t, 5) }) })
+		t.Run("forced-disable", func(t *testing.T) { h.forcedDisable(t, func() { unchanged(t, 6) }) })
 		h.do(t, "rm", container)
 		h.prune(t)
 	})
+}
+
+// forcedDisable takes the plugin away from under a running container, and gives it back.
+func (h *host) forcedDisable(t *testing.T, back func()) {
+	t.Helper()
+	id := h.detach(t, "built", "echo up > /up")
+	running := func() { assert.Equal(t, h.do(t, "exec", id, "sh", "-c", "cat /built /up"), "built\nup") }
+	root := "/proc/" + h.outsidePID(t, id) + "/root"
+	h.do(t, "plugin", "disable", "--force", "strata")
+	for name, want := range map[string]string{"built": "built\n", "up": "up\n"} { // Docker asks the plugin before any command in a container
+		b, err := os.ReadFile(filepath.Join(root, name))
+		assert.NilError(t, err)
+		assert.Equal(t, string(b), want)
+	}
+	h.do(t, "plugin", "enable", "strata")
+	running()
+	assert.Assert(t, strings.Contains(h.do(t, "diff", id), "A /up"))
+	h.do(t, "restart", id)
+	running()
+	h.do(t, "rm", "--force", id)
+	back()
 }
 
 // pluginInstall installs a plugin while no daemon runs.
