@@ -3,17 +3,27 @@ package store
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
-// lockExclusive takes a flock(2) that ends with the file. ErrUnavailable if somebody has it.
+// lockPatience is how long somebody may have the lock: a process that was killed just now leaves it to
+// a child that was about to run another program, until it does.
+const lockPatience = 2 * time.Second
+
+// lockExclusive takes a flock(2) that ends with the file. ErrUnavailable if somebody keeps it.
 func lockExclusive(f *os.File) error {
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another process has it open (%w): %w", err, errdefs.ErrUnavailable)
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(deadline) {
+			return fmt.Errorf("another process has it open (%w): %w", err, errdefs.ErrUnavailable)
+		}
 	}
-	return nil
 }
 
 // fileInfo is what DiffSize wants to know about a path.

@@ -142,14 +142,15 @@ func (a *applier) vacate(d *dir, base, path string) error {
 }
 
 // makeOpaque hides what the parents have in the directory of the mark: everything in it that this
-// tar has not put there. Where no directory is there is nothing to hide.
+// tar has not put there. Where no directory is there is nothing to hide, nor, as Docker reads it, behind
+// a symlink.
 func (a *applier) makeOpaque(mark string) error {
 	parent, _ := splitName(mark)
-	d, err := a.tree.get(parent)
-	if errors.Is(err, unix.ENOTDIR) {
+	if a.isSymlink(parent) {
 		return nil
 	}
-	if err != nil {
+	d, err := a.markedDir(parent)
+	if d == nil || err != nil {
 		return err
 	}
 	defer d.unpin()
@@ -169,11 +170,8 @@ func (a *applier) whiteout(mark string) error {
 	if err != nil {
 		return err
 	}
-	d, err := a.tree.get(parent)
-	if errors.Is(err, unix.ENOTDIR) {
-		return nil
-	}
-	if err != nil {
+	d, err := a.markedDir(parent)
+	if d == nil || err != nil {
 		return err
 	}
 	defer d.unpin()
@@ -189,6 +187,32 @@ func (a *applier) whiteout(mark string) error {
 	}
 	a.tree.made[a.tree.key(path)] = made{gone: true}
 	return nil
+}
+
+// markedDir returns the directory that a mark is in, pinned, or nil where there can be nothing to
+// delete: below a file, or behind a symlink that leads nowhere. One that is missing is made, as Docker
+// does.
+func (a *applier) markedDir(path string) (*dir, error) {
+	d, err := a.tree.find(path)
+	if errors.Is(err, unix.ENOENT) && !a.isSymlink(path) {
+		d, err = a.tree.get(path)
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil //nolint:nilnil // it is no error, and there is no directory
+	}
+	return d, err
+}
+
+// isSymlink tells whether a symlink stands at a path in a directory that exists.
+func (a *applier) isSymlink(path string) bool {
+	parent, base := splitName(path)
+	d, err := a.tree.find(parent)
+	if err != nil {
+		return false
+	}
+	defer d.unpin()
+	var st unix.Stat_t
+	return a.tree.stat(d, base, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
 
 // errTooMany bounds what hostile tars make us remember.

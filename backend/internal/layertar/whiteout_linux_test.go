@@ -174,6 +174,26 @@ func TestThroughParentSymlink(t *testing.T) {
 	assert.Equal(t, list[0].Name(), "new")
 }
 
+// TestMarksBehindSymlinks holds that marks in a directory which is a symlink to nowhere do not make it,
+// and that an opaque mark behind a symlink deletes nothing.
+func TestMarksBehindSymlinks(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	for _, members := range [][]member{
+		{symlinkEntry("l", "nowhere"), symlinkEntry("chain", "l"), fileEntry("f", ""), fileEntry("d/kept", ""), symlinkEntry("to-d", "d")},
+		{fileEntry("l/.wh.x", ""), fileEntry("chain/.wh..wh..opq", ""), fileEntry("f/.wh.x", ""), fileEntry("to-d/.wh..wh..opq", "")},
+	} {
+		data := makeTar(t, members...)
+		_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{Whiteouts: backend.WhiteoutsNone})
+		assert.NilError(t, err)
+	}
+	list, err := os.ReadDir(dir)
+	assert.NilError(t, err)
+	assert.Equal(t, len(list), 5, "%v", list)
+	_, err = os.Stat(filepath.Join(dir, "d/kept"))
+	assert.NilError(t, err)
+}
+
 // TestDefaultACL holds that a default ACL in the tar does not leak into other entries.
 func TestDefaultACL(t *testing.T) {
 	needRoot(t)
