@@ -70,10 +70,8 @@ func (s *Store) beginApply(l *layer) error {
 	if err := s.rewrite(l, func(r *record) { r.State = StateApplying }); err != nil {
 		return err
 	}
-	if !s.journal {
-		if err := s.syncRecords(); err != nil {
-			return err
-		}
+	if err := s.syncStep(); err != nil {
+		return err
 	}
 	return failpoint.Hit("store.apply.begun")
 }

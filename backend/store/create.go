@@ -168,7 +168,7 @@ func (s *Store) graft(l *layer) {
 // build writes the intent, makes the data, and writes the outcome.
 func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, *layer) error, sync func(context.Context, backend.Layer) error) error {
 	path := s.path(layersDir, l.rec.ID)
-	if err := writeText(path+newSuffix, l.rec, s.durable() && !s.journal); err != nil {
+	if err := writeText(path+newSuffix, l.rec, s.stepwise()); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.intended"); err != nil {
@@ -197,10 +197,8 @@ func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, 
 	if err := failpoint.Hit("store.create.named"); err != nil {
 		return err
 	}
-	if !s.journal {
-		if err := s.syncRecords(); err != nil {
-			return err
-		}
+	if err := s.syncStep(); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	l.rec = rec
@@ -215,7 +213,7 @@ func (s *Store) syncCreated(ctx context.Context, d backend.Layer) error {
 	switch {
 	case s.able.syncer == nil || mapped:
 		return s.syncContent(ctx, d)
-	case s.durable() && !s.journal:
+	case s.stepwise():
 		return s.able.syncer.SyncCreated(ctx, d)
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/log"
 
 	"strata/backend"
-	"strata/backend/internal/failpoint"
 	"strata/backend/internal/idmap"
 	"strata/backend/internal/tree"
 )
@@ -112,9 +111,6 @@ func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) err
 	}
 	if err := s.build(ctx, n, copied, s.syncContent); err != nil {
 		return errors.Join(fmt.Errorf("map owners of layer %q: %w", name, classify(err)), s.abandon(n))
-	}
-	if err := failpoint.Hit("store.setidmap.mapped"); err != nil {
-		return err
 	}
 	return s.replace(l, n)
 }

@@ -354,6 +354,18 @@ func (s *Store) syncMode() SyncMode {
 
 func (s *Store) durable() bool { return !s.lazy.Load() }
 
+// stepwise says that the steps of an operation have to be synced one by one: no journal keeps their
+// order.
+func (s *Store) stepwise() bool { return s.durable() && !s.journal }
+
+// syncStep makes the names in layers/ durable before the operation goes on, where it has to.
+func (s *Store) syncStep() error {
+	if !s.stepwise() {
+		return nil
+	}
+	return s.syncRecords()
+}
+
 // syncRecords makes the names in layers/ durable.
 func (s *Store) syncRecords() error {
 	if !s.durable() {

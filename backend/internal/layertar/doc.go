@@ -99,8 +99,8 @@
 //
 // What syncfs costs besides is all that others have written to the file system, above all Docker,
 // which keeps a copy of an archive there while it loads it. So up to 8 files and directories are
-// synced one by one. The docker load of one file of 1 GiB falls from 1.50 to 1.11 times the time that
-// Docker's own overlay2 takes, which syncs nothing. With 12 small files it would rise again.
+// synced one by one. The docker load of one file of 1 GiB fell from 1.50 to 1.11 times the time that
+// Docker's own overlay2 takes, which syncs nothing (medians of two rounds).
 //
 // # Cost
 //
