@@ -18,15 +18,12 @@ type Cache struct{ Dir string }
 // OpenCache returns the cache, making its directory if need be.
 func OpenCache() (*Cache, error) {
 	dir := os.Getenv("STRATA_CACHE")
-	if x := os.Getenv("XDG_CACHE_HOME"); dir == "" && x != "" {
-		dir = filepath.Join(x, "strata")
-	}
 	if dir == "" {
-		root, err := SourceRoot()
+		user, err := os.UserCacheDir()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("find cache: %w", err)
 		}
-		dir = filepath.Join(root, "build", "cache")
+		dir = filepath.Join(user, "strata")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make cache: %w", err)

@@ -11,7 +11,7 @@
 // another one, the suite's packages are unpacked beside it, once, and laid over the machine's /usr.
 //
 // What is expensive to make (packages, a Debian root) is kept in a cache directory: $STRATA_CACHE,
-// else $XDG_CACHE_HOME/strata, else build/cache in the source tree.
+// else $XDG_CACHE_HOME/strata, else ~/.cache/strata.
 //
 // Needs root, Linux, a Debian host with docker.io and apt. No function is safe to call twice at
 // once for the same Machine unless it says so; different machines are independent.
