@@ -20,12 +20,18 @@
 // only. Errors carry a class from github.com/containerd/errdefs where one fits and name the layer's ID.
 package backend
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"regexp"
+
+	"github.com/containerd/errdefs"
+)
 
 // Layer identifies one layer to a backend. It is a value: a backend keeps no reference to it.
 type Layer struct {
-	// ID is the layer's name on disk: 1 to 64 characters of [a-z0-9], chosen by the store, never
-	// used twice in one store and, being random, not in two stores either.
+	// ID is the layer's name on disk ([CheckID]), chosen by the store, never used twice in one store
+	// and, being random, not in two stores either. An adopted layer keeps the name that it had.
 	ID string
 	// Parents are the layers below, nearest first. All of them are sealed.
 	Parents []Parent
@@ -33,6 +39,21 @@ type Layer struct {
 	Limit int64
 	// IDMap tells how owners are stored on disk. nil stores them as the container sees them.
 	IDMap *IDMap
+	// Sealed says that the store has noted that the layer does not change any more. After Seal has
+	// returned and before that is noted it is still false.
+	Sealed bool
+}
+
+// idPattern keeps IDs from leading elsewhere than to one file or dataset of their own.
+var idPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,95}$`)
+
+// CheckID refuses what cannot be a layer's ID: 1 to 96 characters of [a-z0-9-], of which the first is not
+// a dash. ErrInvalidArgument.
+func CheckID(id string) error {
+	if !idPattern.MatchString(id) {
+		return fmt.Errorf("layer ID %.120q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // Parent is a layer below another one.
@@ -68,8 +89,8 @@ type MountOptions struct {
 type Backend interface {
 	// Create makes an empty layer on top of its parents, writable through Mounts. Its root
 	// directory has the nearest parent's mode, owner and extended attributes; for a base layer it
-	// is 0755 and belongs to the IDMap's root. After a crash the store calls Remove for a Create
-	// that did not return.
+	// is 0755 and belongs to root, whose place in the IDMap the store gives it. After a crash the
+	// store calls Remove for a Create that did not return.
 	Create(ctx context.Context, l Layer) error
 	// Remove deletes a whole or half-made layer that nobody has mounted; nil if there is nothing.
 	// It never crosses a mount point.
@@ -81,6 +102,9 @@ type Backend interface {
 
 // Env is what the store gives a backend's constructor.
 type Env struct {
+	// UUID identifies the store: 16 characters of [a-z2-7]. A backend that keeps layers outside Home marks
+	// them with it, so that two stores in one place do not take each other's for their own.
+	UUID string
 	// Home is the backend's own directory in the store. It exists, belongs to root, mode 0700, and
 	// nobody else writes there.
 	Home string
@@ -127,7 +151,7 @@ type Change struct {
 // Usage is what a layer itself occupies, its parents not counted.
 type Usage struct {
 	Size   int64 // bytes on disk: st_blocks x 512, each inode once
-	Inodes int64
+	Inodes int64 // 0 where the storage does not count them
 }
 
 // Field is one line of a report.

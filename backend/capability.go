@@ -9,8 +9,9 @@ import (
 // The interfaces below are optional. The store looks for them once, when it opens, and prints the
 // result in `strata info`.
 
-// Sealer is told once, before the first child is made, that a layer will not change any more.
-// Without it nothing happens: the store itself mounts sealed layers read-only.
+// Sealer is told, before the first child is made, that a layer will not change any more. If the process
+// dies before that is noted the layer may be written to once more, and Seal is called again. Without it
+// nothing happens: the store itself mounts sealed layers read-only.
 type Sealer interface {
 	Seal(ctx context.Context, l Layer) error
 }
@@ -49,9 +50,18 @@ type Differ interface {
 	Diff(ctx context.Context, l Layer, w io.Writer) error
 }
 
-// Changer lists the difference from the nearest parent. Without it the store compares both trees.
+// Changer lists the difference from the nearest parent. Without it the store compares both trees, as far
+// as Narrower says that they may differ.
 type Changer interface {
 	Changes(ctx context.Context, l Layer) iter.Seq2[Change, error]
+}
+
+// Narrower knows which files of a layer may differ from its nearest parent. upper and lower are the directories
+// where the two are mounted meanwhile. The store passes over every name that both trees have with
+// the same inode number if unchanged says so for that number, dev being the device of the upper tree; a nil
+// function passes over nothing. Without Narrower the store looks at every name.
+type Narrower interface {
+	Narrow(ctx context.Context, l Layer, upper, lower string) (unchanged func(dev, ino uint64) bool, err error)
 }
 
 // Applier unpacks an uncompressed layer tar into an empty layer and returns the sum of the file
@@ -102,6 +112,13 @@ type Syncer interface {
 	SyncCreated(ctx context.Context, l Layer) error
 }
 
+// ContentSyncer makes durable what was written to a layer through its mounts. Seal of such a backend does so
+// as well, so that the store syncs nothing else for a layer that it seals. Without it the store syncs the
+// file systems of Place or of Home.
+type ContentSyncer interface {
+	SyncContent(ctx context.Context, l Layer) error
+}
+
 // Checker looks for damage that only the backend can see and mends what can be mended without
 // guessing if repair is set. Without it check compares the tree with Lister's answer only.
 type Checker interface {
@@ -112,6 +129,43 @@ type Checker interface {
 // that has no metadata cannot be found.
 type Lister interface {
 	List(ctx context.Context) ([]string, error)
+}
+
+// Surveyor looks over the backend's whole place at once and names what is not as the store would have it
+// and not a matter of one file in Home: what others have put there, and what keeps a layer from being removed.
+// With repair it cleans up what is certainly its own leftover. Without it check and gc know what Lister
+// lists.
+type Surveyor interface {
+	Survey(ctx context.Context, repair bool) ([]Oddity, error)
+}
+
+// Oddity is one thing that a Survey found.
+type Oddity struct {
+	ID       string // of the layer that it belongs to, "" for none
+	Detail   string
+	Notice   bool   // nothing is wrong
+	Repaired string // what was done about it, "" if nothing
+}
+
+// Adopter takes in layers that another program has made in the same place and in the same way, such as
+// Docker's own driver of that kind. Without it there is nothing to adopt.
+type Adopter interface {
+	// Adoptable lists them, parents before children. None of them is in use.
+	Adoptable(ctx context.Context) ([]Foundling, error)
+	// Adopt makes the foundling called l.ID a layer of this store. Nothing is copied, moved or renamed,
+	// and its maker can still use it. The store has noted the layer before.
+	Adopt(ctx context.Context, l Layer) error
+}
+
+// Foundling is a layer that another program has made. Its name can be an ID.
+type Foundling struct {
+	ID, Parent string // Parent is "" for a base layer
+}
+
+// Describer adds fields to what `docker inspect` tells about a layer. Without it
+// only the store's own are shown.
+type Describer interface {
+	Describe(ctx context.Context, l Layer) ([]Field, error)
 }
 
 // Reporter adds fields to `docker info` and `strata info`. Without it only the store's own are shown.

@@ -11,6 +11,7 @@ import (
 	"strata/backend/btrfs"
 	"strata/backend/overlay"
 	"strata/backend/vfs"
+	"strata/backend/zfs"
 )
 
 // Driver is a kind of backend, with what is needed to configure and open one.
@@ -31,6 +32,7 @@ func Backends() []Driver {
 		driver("overlay", "directories of changes, joined by the kernel's overlay file system", overlay.NewConfig, overlay.New),
 		byValue("vfs", "whole copies of the parent, sharing blocks where the file system can; works anywhere", vfs.NewConfig, vfs.New),
 		byValue("btrfs", "subvolumes, snapshots of the parent's; on a btrfs file system", btrfs.NewConfig, btrfs.New),
+		driver("zfs", "ZFS datasets, clones of the parent's snapshot", zfs.NewConfig, zfs.New),
 	}
 }
 

@@ -37,8 +37,8 @@ const (
 // anything.
 const minFailpoints = 10
 
-// childTimeout bounds one run of the script; it takes about a second.
-const childTimeout = 2 * time.Minute
+// childTimeout bounds one run of the script; it takes about a second, in an emulated guest minutes.
+const childTimeout = 10 * time.Minute
 
 // Crash runs a script of operations in a copy of the test process, once for each time it passes
 // a failpoint, and kills it there. Then it opens the store again: Check finds nothing, every

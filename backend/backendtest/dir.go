@@ -34,17 +34,10 @@ func (d *Dir) Create(ctx context.Context, l backend.Layer) error {
 		}
 		return nil
 	}
-	uid, gid, err := l.IDMap.Root()
-	if err != nil {
-		return fmt.Errorf("create layer %s: %w", l.ID, err)
-	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("create layer %s: %w", l.ID, err)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask is
-		return fmt.Errorf("create layer %s: %w", l.ID, err)
-	}
-	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
 		return fmt.Errorf("create layer %s: %w", l.ID, err)
 	}
 	return nil

@@ -89,7 +89,8 @@ func makeNode(path string, kind byte, mode os.FileMode, major, minor uint32) err
 	return os.Chmod(path, mode)
 }
 
-// syncFS writes everything on the file system of path to its disk.
+// syncFS writes everything on the file system of path to its disk. ZFS is content with having
+// written its log, until which nothing counts as used: it is told to do more.
 func syncFS(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -99,7 +100,11 @@ func syncFS(path string) error {
 	if err := unix.Syncfs(int(f.Fd())); err != nil {
 		return fmt.Errorf("sync file system of %q: %w", path, err)
 	}
-	return nil
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || uint32(st.Type) != zfsMagic {
+		return err
+	}
+	return syncPools()
 }
 
 // freeBytes returns how many bytes can still be written to the file system of path.

@@ -1,10 +1,8 @@
 package backendtest
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +17,7 @@ const (
 	SmallXFS   = 320 << 20
 	SmallBtrfs = 128 << 20
 	SmallExt4  = 64 << 20
+	SmallZFS   = 256 << 20 // half of which it keeps for itself (spa_misc.c, spa_min_slop)
 )
 
 // commandTimeout bounds mkfs, mount and umount; all of them take well under a second.
@@ -28,10 +27,12 @@ const commandTimeout = 2 * time.Minute
 // looks at all block devices of the machine meanwhile, such as blkid, keeps it open.
 const loopPatience = 20 * time.Second
 
-// LoopFS makes a file system of the given kind ("ext4", "xfs", "btrfs" or "tmpfs") of size bytes
+// LoopFS makes a file system of the given kind ("ext4", "xfs", "btrfs", "zfs" or "tmpfs") of size bytes
 // on a sparse file and a loop device of its own, mounts it in a private place and returns where.
 // mountOptions are as for mount -o, "" for none; with prjquota, ext4 is made with project quota. The
-// sparse file is in memory, where a flush costs nothing, but that of a benchmark on disk.
+// sparse file is in memory, where a flush costs nothing, but that of a benchmark on disk. With "zfs" it is
+// a pool on that file, without a loop device; the test is skipped if the kernel has no ZFS, unless
+// STRATA_TEST_ZFS says that it must.
 //
 // The test's clean-up unmounts it and gives the loop device back. Mounts that are left below it,
 // or a device that stays busy, fail the test, and are torn down all the same. It skips the test if
@@ -47,6 +48,9 @@ func LoopFS(t testing.TB, kind string, size int64, mountOptions string) string {
 		dir = mountImage(t, "", "tmpfs", size, "")
 	}
 	image := filepath.Join(dir, "image")
+	if kind == "zfs" {
+		return poolOn(t, image, size)
+	}
 	makeImage(t, image, kind, size, mountOptions)
 	return mountImage(t, image, kind, size, mountOptions)
 }
@@ -54,16 +58,7 @@ func LoopFS(t testing.TB, kind string, size int64, mountOptions string) string {
 // makeImage writes an empty file system to a new sparse file.
 func makeImage(t testing.TB, image, kind string, size int64, mountOptions string) {
 	t.Helper()
-	f, err := os.Create(image)
-	if err == nil {
-		err = f.Truncate(size)
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}
-	if err != nil {
-		t.Fatalf("make image: %v", err)
-	}
+	makeSparse(t, image, size)
 	args := map[string][]string{
 		"ext4":  {"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,nodiscard"},
 		"xfs":   {"mkfs.xfs", "-q", "-f", "-K"},
@@ -76,6 +71,21 @@ func makeImage(t testing.TB, image, kind string, size int64, mountOptions string
 		args = append(args, "-O", "quota,project")
 	}
 	command(t, append(args, image)...)
+}
+
+// makeSparse makes an empty file that looks size bytes long.
+func makeSparse(t testing.TB, image string, size int64) {
+	t.Helper()
+	f, err := os.Create(image)
+	if err == nil {
+		err = f.Truncate(size)
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}
+	if err != nil {
+		t.Fatalf("make image: %v", err)
+	}
 }
 
 // mountImage mounts an image, or a tmpfs, until the test ends.
@@ -216,9 +226,7 @@ func LoopDevices(path string) []string {
 // command runs a program that must succeed.
 func command(t testing.TB, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
+	out, err := tool(args...)
 	if err != nil {
 		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
 	}

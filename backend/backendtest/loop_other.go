@@ -9,6 +9,7 @@ const (
 	SmallXFS   = 320 << 20
 	SmallBtrfs = 128 << 20
 	SmallExt4  = 64 << 20
+	SmallZFS   = 256 << 20
 )
 
 // LoopFS skips the test: there are no loop devices outside Linux.

@@ -147,7 +147,7 @@ func removeAll(ctx context.Context, s *store.Store) error {
 }
 
 // deletionPatience bounds the store's background deletion of a test's layers.
-const deletionPatience = 30 * time.Second
+const deletionPatience = 2 * time.Minute
 
 func awaitDeletions(ctx context.Context, s *store.Store) error {
 	for deadline := time.Now().Add(deletionPatience); ; time.Sleep(5 * time.Millisecond) {
@@ -164,7 +164,7 @@ func awaitDeletions(ctx context.Context, s *store.Store) error {
 	}
 }
 
-// listHome lists all that lies in the backend's directory.
+// listHome lists all that lies in the backend's directory, and all datasets where layers are datasets.
 func (r *rig) listHome() []string {
 	r.t.Helper()
 	var names []string
@@ -173,6 +173,9 @@ func (r *rig) listHome() []string {
 		return err
 	})
 	assert.NilError(r.t, err)
+	if r.f.FS == "zfs" {
+		names = append(names, datasets(r.t)...)
+	}
 	return names
 }
 

@@ -274,7 +274,7 @@ func cancelledCalls(r *rig) {
 
 // smallSize is the size of the file system that runDiskFull fills.
 func smallSize(kind string) int64 {
-	return map[string]int64{"xfs": SmallXFS, "btrfs": SmallBtrfs, "ext4": SmallExt4, "tmpfs": SmallExt4}[kind]
+	return map[string]int64{"xfs": SmallXFS, "btrfs": SmallBtrfs, "ext4": SmallExt4, "tmpfs": SmallExt4, "zfs": SmallZFS}[kind]
 }
 
 // runDiskFull fills a small file system at every stage of a layer's life. Errors are clear, other

@@ -94,7 +94,7 @@ func (b *btrfs) make(ctx context.Context, l backend.Layer, other string) error {
 		return err
 	}
 	if other == "" {
-		err = makeBase(home, l)
+		err = makeBase(home, l.ID)
 	} else {
 		err = b.makeCopy(ctx, home, l.ID, other)
 	}
@@ -111,22 +111,15 @@ func (b *btrfs) make(ctx context.Context, l backend.Layer, other string) error {
 	return err
 }
 
-func makeBase(home tree.Dir, l backend.Layer) error {
-	uid, gid, err := l.IDMap.Root()
-	if err != nil {
+func makeBase(home tree.Dir, id string) error {
+	if err := createSubvolume(home.FD, id); err != nil {
 		return err
 	}
-	if err := createSubvolume(home.FD, l.ID); err != nil {
-		return err
-	}
-	d, err := home.Open(l.ID)
+	d, err := home.Open(id)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	if err := unix.Fchown(d.FD, int(uid), int(gid)); err != nil {
-		return &os.PathError{Op: "chown", Path: d.Path, Err: err}
-	}
 	if err := unix.Fchmod(d.FD, 0o755); err != nil {
 		return &os.PathError{Op: "chmod", Path: d.Path, Err: err}
 	}

@@ -66,13 +66,6 @@ func (o *overlay) makeRoot(l backend.Layer, diff string) error {
 		return err
 	}
 	if len(l.Parents) == 0 {
-		uid, gid, err := l.IDMap.Root()
-		if err != nil {
-			return err
-		}
-		if err := os.Chown(diff, int(uid), int(gid)); err != nil {
-			return err
-		}
 		return os.Chmod(diff, 0o755) //nolint:gosec // as open as a root directory is; umask notwithstanding
 	}
 	parent, err := o.find(l.Parents[0].ID)

@@ -15,6 +15,11 @@ type abilities struct {
 	cloner    backend.Cloner
 	activator backend.Activator
 	syncer    backend.Syncer
+	narrower  backend.Narrower
+	content   backend.ContentSyncer
+	surveyor  backend.Surveyor
+	adopter   backend.Adopter
+	describer backend.Describer
 	checker   backend.Checker
 	lister    backend.Lister
 	reporter  backend.Reporter
@@ -32,6 +37,11 @@ func findAbilities(b backend.Backend) (a abilities) {
 	a.cloner, _ = backend.As[backend.Cloner](b)
 	a.activator, _ = backend.As[backend.Activator](b)
 	a.syncer, _ = backend.As[backend.Syncer](b)
+	a.narrower, _ = backend.As[backend.Narrower](b)
+	a.content, _ = backend.As[backend.ContentSyncer](b)
+	a.surveyor, _ = backend.As[backend.Surveyor](b)
+	a.adopter, _ = backend.As[backend.Adopter](b)
+	a.describer, _ = backend.As[backend.Describer](b)
 	a.checker, _ = backend.As[backend.Checker](b)
 	a.lister, _ = backend.As[backend.Lister](b)
 	a.reporter, _ = backend.As[backend.Reporter](b)
@@ -40,10 +50,11 @@ func findAbilities(b backend.Backend) (a abilities) {
 
 // describe says for each operation which code runs.
 func (a abilities) describe() []backend.Field {
+	compare := choose(a.narrower != nil, "compare what changed", "compare trees")
 	return []backend.Field{
 		{Name: "apply", Value: choose(a.applier != nil, "native", choose(a.placer != nil, "unpack in place", "unpack into a mount"))},
-		{Name: "diff", Value: choose(a.differ != nil, "native", "compare trees")},
-		{Name: "changes", Value: choose(a.changer != nil, "native", "compare trees")},
+		{Name: "diff", Value: choose(a.differ != nil, "native", compare)},
+		{Name: "changes", Value: choose(a.changer != nil, "native", compare)},
 		{Name: "usage", Value: choose(a.meter != nil, "native", "walk")},
 		{Name: "limit", Value: choose(a.limiter != nil, "native", "not supported")},
 		{Name: "id maps", Value: choose(a.idMapper != nil, "native", "change owners")},

@@ -134,6 +134,8 @@ const (
 	FindingChanged         FindingKind = "content-changed"
 	FindingBadRecord       FindingKind = "unreadable-record"
 	FindingBackend         FindingKind = "backend"
+	FindingOddity          FindingKind = "oddity" // named by the backend's Surveyor
+	FindingNotice          FindingKind = "notice" // nothing is wrong, but worth knowing
 )
 
 // GCOptions say what GC compares the store with.
@@ -144,10 +146,17 @@ type GCOptions struct {
 	Yes   bool // remove what is listed
 }
 
+// Adoption is a layer that another program has made and that can be, or was, taken in.
+type Adoption struct {
+	Name    string `json:"name"`
+	Parent  string `json:"parent,omitempty"` // name
+	Adopted bool   `json:"adopted"`
+}
+
 // Orphan is a layer that nobody needs any more.
 type Orphan struct {
 	Name    string `json:"name,omitempty"`
-	ID      string `json:"id"`
+	ID      string `json:"id,omitempty"`
 	Reason  string `json:"reason"`
 	Removed bool   `json:"removed"`
 }

@@ -143,8 +143,8 @@ func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWr
 			return err
 		}
 	}
-	if s.able.placer != nil && s.able.applier == nil {
-		return nil
+	if s.able.content != nil || s.able.placer != nil && s.able.applier == nil {
+		return nil // sealing will do it, or layertar has done it
 	}
 	return s.syncContent(ctx, d)
 }
@@ -154,7 +154,10 @@ func (s *Store) syncContent(ctx context.Context, d backend.Layer) error {
 	if !s.durable() {
 		return nil
 	}
-	if s.able.placer == nil {
+	switch {
+	case s.able.content != nil:
+		return s.able.content.SyncContent(ctx, d)
+	case s.able.placer == nil:
 		return s.syncHome(ctx)
 	}
 	p, err := s.able.placer.Place(ctx, d)
@@ -176,7 +179,7 @@ func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, log *l
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	return layertar.Apply(ctx, place.Dir, r, layertar.Options{
-		Whiteouts: place.Whiteouts, IDMap: d.IDMap, Log: log, Durable: s.durable(),
+		Whiteouts: place.Whiteouts, IDMap: d.IDMap, Log: log, Durable: s.durable() && s.able.content == nil,
 	})
 }
 

@@ -31,6 +31,9 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
 	if err := c.data(ctx); err != nil {
 		return nil, fmt.Errorf("check: %w", err)
 	}
+	if err := c.survey(ctx); err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
 	if err := c.mounts(); err != nil {
 		return nil, fmt.Errorf("check: %w", err)
 	}
@@ -118,6 +121,35 @@ func (c *checker) data(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// survey reports what the backend finds odd in its place.
+func (c *checker) survey(ctx context.Context) error {
+	if c.store.able.surveyor == nil {
+		return nil
+	}
+	found, err := c.store.able.surveyor.Survey(ctx, c.Repair)
+	if err != nil {
+		return err
+	}
+	for _, o := range found {
+		kind := FindingOddity
+		if o.Notice {
+			kind = FindingNotice
+		}
+		c.report(kind, c.store.nameOf(o.ID), o.Detail, o.Repaired)
+	}
+	return nil
+}
+
+// nameOf returns the name of the layer with that ID, or the ID if there is none.
+func (s *Store) nameOf(id string) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if l := s.byID[id]; l != nil {
+		return l.rec.Name
+	}
+	return id
 }
 
 // known reports whether a layer with this ID is in the tree.
@@ -269,6 +301,11 @@ func (s *Store) GC(ctx context.Context, o GCOptions) ([]Orphan, error) {
 	if err != nil {
 		return orphans, fmt.Errorf("gc: %w", err)
 	}
+	odd, err := s.clutter(ctx)
+	orphans = append(orphans, odd...)
+	if err != nil {
+		return orphans, fmt.Errorf("gc: %w", err)
+	}
 	if o.Known == nil {
 		return orphans, nil
 	}
@@ -293,6 +330,20 @@ func (s *Store) GC(ctx context.Context, o GCOptions) ([]Orphan, error) {
 		orphans = append(orphans, orphan)
 	}
 	return orphans, nil
+}
+
+// clutter lists what others have put into the backend's place. It is theirs, so GC does not remove it.
+func (s *Store) clutter(ctx context.Context) (list []Orphan, err error) {
+	if s.able.surveyor == nil {
+		return nil, nil
+	}
+	found, err := s.able.surveyor.Survey(ctx, false)
+	for _, o := range found {
+		if !o.Notice {
+			list = append(list, Orphan{Name: s.nameOf(o.ID), ID: o.ID, Reason: o.Detail})
+		}
+	}
+	return list, err
 }
 
 // orphanData finds data that no record names and, if told to, deletes it.

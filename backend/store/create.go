@@ -62,7 +62,10 @@ func (s *Store) makeEmpty(ctx context.Context, d backend.Layer) error {
 	if err := s.backend.Create(ctx, d); err != nil {
 		return err
 	}
-	if len(d.Parents) == 0 || d.IDMap.Equal(d.Parents[0].IDMap) {
+	switch {
+	case len(d.Parents) == 0:
+		return s.mapRoot(ctx, d)
+	case d.IDMap.Equal(d.Parents[0].IDMap):
 		return nil
 	}
 	return s.mapOwners(ctx, d, d.Parents[0].IDMap)
@@ -209,7 +212,10 @@ func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, 
 // syncCreated makes a layer durable that shows what its parent shows. If it consists of names only,
 // the sync of its record in the same journal is enough.
 func (s *Store) syncCreated(ctx context.Context, d backend.Layer) error {
-	mapped := len(d.Parents) > 0 && !d.IDMap.Equal(d.Parents[0].IDMap) // files may have been copied
+	mapped := d.IDMap != nil // files may have been copied, or changed through a mount
+	if len(d.Parents) > 0 {
+		mapped = !d.IDMap.Equal(d.Parents[0].IDMap)
+	}
 	switch {
 	case s.able.syncer == nil || mapped:
 		return s.syncContent(ctx, d)

@@ -144,6 +144,11 @@ func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, 
 		o.LowerIDs = s.snapshot(p.parent).IDMap
 	}
 	defer func() { err = errors.Join(err, lower.release()) }()
+	if s.able.narrower != nil && p.parent != nil && p.direct() {
+		if o.Unchanged, err = s.able.narrower.Narrow(ctx, s.describe(p.layer), upper.dir, lower.dir); err != nil {
+			return err
+		}
+	}
 	return use(upper.dir, treediff.Changes(ctx, upper.dir, lower.dir, o))
 }
 

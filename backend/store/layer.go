@@ -134,7 +134,7 @@ func (s *Store) snapshot(l *layer) record {
 func (s *Store) describe(l *layer) backend.Layer {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	d := backend.Layer{ID: l.rec.ID, Limit: l.rec.Limit, IDMap: l.rec.IDMap}
+	d := backend.Layer{ID: l.rec.ID, Limit: l.rec.Limit, IDMap: l.rec.IDMap, Sealed: l.rec.Sealed}
 	for p := l.parent; p != nil; p = p.parent {
 		d.Parents = append(d.Parents, backend.Parent{ID: p.rec.ID, IDMap: p.rec.IDMap})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -127,6 +128,22 @@ func (s *Store) replace(old, l *layer) error {
 	err := s.markGone(old) // if it fails, Open will know from the new one's record
 	s.deleter.add(leaving...)
 	return err
+}
+
+// mapRoot gives the root directory of a new base layer to the container's root.
+func (s *Store) mapRoot(ctx context.Context, d backend.Layer) error {
+	if d.IDMap == nil {
+		return nil
+	}
+	uid, gid, err := d.IDMap.Root()
+	if err != nil {
+		return err
+	}
+	p, release, err := s.place(ctx, d)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Chown(p.Dir, int(uid), int(gid)), release())
 }
 
 // mapOwners changes the owners that a layer shows from the map from to d.IDMap.

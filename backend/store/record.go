@@ -8,7 +8,6 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -42,10 +41,7 @@ const (
 	tmpSuffix  = ".tmp"  // a record that is being replaced
 )
 
-var (
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-	idPattern  = regexp.MustCompile(`^[a-z0-9]{1,64}$`)
-)
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // encode returns v as one line of JSON and one line with the CRC-32C of the first, in hex.
 func encode(v any) ([]byte, error) {
@@ -163,11 +159,11 @@ func readRecord(dir, name string, sweep bool) (record, error) {
 	id, state := parseName(name)
 	var r record
 	err := readFile(path, &r)
-	if err == nil && (r.ID != id || !idPattern.MatchString(r.ID)) {
+	if err == nil && (r.ID != id || backend.CheckID(r.ID) != nil) {
 		err = fmt.Errorf("record %s describes layer %q: %w", path, r.ID, errdefs.ErrDataLoss)
 	}
 	switch {
-	case errdefs.IsDataLoss(err) && state != "" && idPattern.MatchString(id):
+	case errdefs.IsDataLoss(err) && state != "" && backend.CheckID(id) == nil:
 		return record{ID: id, Name: id, State: state}, nil
 	case err != nil:
 		return r, err

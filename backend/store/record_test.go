@@ -114,7 +114,7 @@ func TestNewIDIsSafe(t *testing.T) {
 	seen := map[string]bool{}
 	for range 1000 {
 		id := newID()
-		assert.Assert(t, idPattern.MatchString(id), id)
+		assert.NilError(t, backend.CheckID(id))
 		assert.Assert(t, !seen[id], id)
 		seen[id] = true
 	}

@@ -154,7 +154,7 @@ func (s *Store) load(ctx context.Context) error {
 			return err
 		}
 	}
-	env := backend.Env{Home: dir}
+	env := backend.Env{Home: dir, UUID: s.meta.UUID}
 	for _, root := range s.cfg.Stores {
 		p, err := openPeer(root, s.meta.Backend)
 		if err != nil {
@@ -409,6 +409,15 @@ func (s *Store) Stat(_ context.Context, name string) (Info, error) {
 		return Info{}, err
 	}
 	return s.info(l), nil
+}
+
+// Describe returns what the backend has to tell about a layer, nothing if it has not. ErrNotFound.
+func (s *Store) Describe(ctx context.Context, name string) ([]backend.Field, error) {
+	l, err := s.lookup(name)
+	if err != nil || s.able.describer == nil {
+		return nil, err
+	}
+	return s.able.describer.Describe(ctx, s.describe(l))
 }
 
 // List describes all layers, those of additional stores included, sorted by name.

@@ -60,10 +60,6 @@ func (v *vfs) create(ctx context.Context, l backend.Layer) error {
 	if parent := l.Parent(); parent != "" {
 		return v.copyOf(ctx, l, parent)
 	}
-	uid, gid, err := l.IDMap.Root()
-	if err != nil {
-		return err
-	}
 	dir, err := v.clear(ctx, l.ID)
 	if err != nil {
 		return err
@@ -72,9 +68,6 @@ func (v *vfs) create(ctx context.Context, l backend.Layer) error {
 		return err
 	}
 	if err := failpoint.Hit("vfs.create.directory-made"); err != nil {
-		return err
-	}
-	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
 		return err
 	}
 	return os.Chmod(dir, 0o755) //nolint:gosec // a layer's root is as open as a root directory is; umask notwithstanding

@@ -70,6 +70,7 @@ type content interface {
 
 type reports interface {
 	Stat(ctx context.Context, name string) (store.Info, error)
+	Describe(ctx context.Context, name string) ([]backend.Field, error)
 	Info(ctx context.Context) (store.StoreInfo, error)
 	Close(ctx context.Context) error
 }

@@ -76,6 +76,11 @@ func (s strict) Stat(_ context.Context, name string) (store.Info, error) {
 	return store.Info{}, nil
 }
 
+func (s strict) Describe(_ context.Context, name string) ([]backend.Field, error) {
+	s.name(name)
+	return nil, nil
+}
+
 func (s strict) Info(context.Context) (store.StoreInfo, error) { return store.StoreInfo{}, nil }
 func (strict) UnmountAll(context.Context) error                { return nil }
 

@@ -95,6 +95,10 @@ func (h *Handler) metadata(ctx context.Context, q arguments) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	fields, err := a.Describe(ctx, q.ID)
+	if err != nil {
+		return reply{}, err
+	}
 	m := map[string]string{
 		"Backend": a.info.Backend,
 		"ID":      i.ID,
@@ -106,6 +110,10 @@ func (h *Handler) metadata(ctx context.Context, q arguments) (reply, error) {
 	}
 	if i.MountDir != "" {
 		m["MergedDir"] = filepath.Clean(h.o.HostPath(i.MountDir)) // cleaned, the climbing form is the host's path
+	}
+	for _, f := range fields {
+		m[f.Name] = f.Value
+		m["Mountpoint"] = m["MergedDir"] // what Docker's own drivers that know a Dataset call it
 	}
 	if i.Limit != 0 {
 		m["Limit"] = strconv.FormatInt(i.Limit, 10)

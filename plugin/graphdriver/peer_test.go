@@ -258,6 +258,8 @@ func (f *fake) DiffSize(_ context.Context, name, parent string) (int64, error) {
 	return 1 << 40, f.note("size %.6s %.6s", name, parent)
 }
 
+func (f *fake) Describe(context.Context, string) ([]backend.Field, error) { return nil, nil }
+
 func (f *fake) Stat(_ context.Context, name string) (store.Info, error) {
 	return store.Info{
 		Name: name, ID: "disk", State: store.StateReady, MountDir: "/store/mnt/disk", Limit: 7,

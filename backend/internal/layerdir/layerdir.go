@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"github.com/containerd/errdefs"
 
@@ -25,14 +24,11 @@ var (
 // Dirs finds layers' directories. It is immutable, so that its methods may be called concurrently.
 type Dirs struct{ Env backend.Env }
 
-// layerID is the grammar of backend.Layer.ID.
-var layerID = regexp.MustCompile(`^[a-z0-9]{1,64}$`)
-
 // Path returns where a layer of this store is, or is to be. ErrInvalidArgument for an ID that could lead
 // elsewhere: "" would be the whole home.
 func (d Dirs) Path(id string) (string, error) {
-	if !layerID.MatchString(id) {
-		return "", fmt.Errorf("layer ID %q: %w", id, errdefs.ErrInvalidArgument)
+	if err := backend.CheckID(id); err != nil {
+		return "", err
 	}
 	return filepath.Join(d.Env.Home, id), nil
 }
@@ -88,7 +84,7 @@ func (d Dirs) List(context.Context) ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if layerID.MatchString(e.Name()) {
+		if backend.CheckID(e.Name()) == nil {
 			ids = append(ids, e.Name())
 		}
 	}

@@ -40,5 +40,10 @@ func Below(string) ([]Info, error) { return nil, nil }
 // Mounted reports false: nothing can be mounted.
 func Mounted(string) (bool, error) { return false, nil }
 
+// On returns ErrNotImplemented.
+func On(dir string) (Info, error) {
+	return Info{}, fmt.Errorf("find mount of %s: %w", dir, errdefs.ErrNotImplemented)
+}
+
 // Shared reports false.
 func Shared(string) (bool, error) { return false, nil }

@@ -66,20 +66,26 @@ func Mounted(target string) (bool, error) {
 
 // Shared reports whether dir lies on a mount whose new mounts appear in other namespaces too.
 func Shared(dir string) (bool, error) {
+	on, err := On(dir)
+	return on.Shared, err
+}
+
+// On returns the mount that dir lies on.
+func On(dir string) (Info, error) {
 	id, err := mountID(dir)
 	if err != nil {
-		return false, fmt.Errorf("find mount of %s: %w", dir, err)
+		return Info{}, fmt.Errorf("find mount of %s: %w", dir, err)
 	}
 	entries, err := readTable(func(i *mountinfo.Info) (skip, stop bool) {
 		return i.ID != id, i.ID == id
 	})
 	if err != nil {
-		return false, fmt.Errorf("find mount of %s: %w", dir, err)
+		return Info{}, fmt.Errorf("find mount of %s: %w", dir, err)
 	}
 	if len(entries) == 0 {
-		return false, fmt.Errorf("find mount of %s: mount %d is not in the mount table", dir, id)
+		return Info{}, fmt.Errorf("find mount of %s: mount %d is not in the mount table", dir, id)
 	}
-	return describe(entries[0]).Shared, nil
+	return describe(entries[0]), nil
 }
 
 // mountID returns the number that the mount table gives to the mount of path.

@@ -1,0 +1,74 @@
+package zfs
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// Config has the settings of the backend. A property that is set holds for layers made from then on; one that is
+// "inherit" is the parent dataset's, as encryption always is.
+type Config struct {
+	FSName      string   `option:"fsname" change:"fixed" help:"Dataset below which each layer is one. Empty: the dataset that the store's directory lies on."`
+	MountOpt    []string `option:"mountopt" help:"Further options of every mount, such as nodev or noatime."`
+	Compression string   `option:"compression" help:"Property of new layers, such as lz4 or zstd, or inherit."`
+	RecordSize  string   `option:"recordsize" help:"Property of new layers, such as 128K, or inherit."`
+	ATime       string   `option:"atime" values:"off,on,inherit" help:"Property of new layers: whether reading a file changes it."`
+	XAttr       string   `option:"xattr" values:"sa,on,dir,off,inherit" help:"Property of new layers: where extended attributes are kept."`
+	ACLType     string   `option:"acltype" values:"posixacl,off,inherit" help:"Property of new layers: which access control lists files can have."`
+}
+
+// inherit is the value of a property that is left to the parent dataset.
+const inherit = "inherit"
+
+// NewConfig returns the defaults: those under which a layer can hold all that an image can.
+func NewConfig() *Config {
+	return &Config{Compression: inherit, RecordSize: inherit, ATime: "off", XAttr: "sa", ACLType: "posixacl"}
+}
+
+var (
+	compressions = regexp.MustCompile(`^(on|off|lzjb|lz4|zle|gzip(-[1-9])?|zstd(-([1-9]|1[0-9]))?|zstd-fast(-[1-9][0-9]{0,3})?)$`)
+	recordSizes  = regexp.MustCompile(`^(512|1[kK]|2[kK]|4[kK]|8[kK]|16[kK]|32[kK]|64[kK]|128[kK]|256[kK]|512[kK]|1[mM]|2[mM]|4[mM]|8[mM]|16[mM])$`)
+	// datasets is a little stricter than zfs_namecheck.c: no snapshot, no bookmark, no "%".
+	datasets = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.: -]*(/[a-zA-Z0-9_.: -]+)*$`)
+)
+
+// check refuses what zfs(8) would refuse later, and mount options that are not the user's to choose.
+func (c *Config) check() error {
+	if c.FSName != "" && !datasets.MatchString(c.FSName) {
+		return fmt.Errorf("zfs.fsname %q is not the name of a dataset: %w", c.FSName, errdefs.ErrInvalidArgument)
+	}
+	if c.Compression != inherit && !compressions.MatchString(c.Compression) {
+		return fmt.Errorf("zfs.compression %q: want on, off, lz4, gzip-1 to gzip-9, zstd-1 to zstd-19, zstd-fast, zle or lzjb: %w", c.Compression, errdefs.ErrInvalidArgument)
+	}
+	if c.RecordSize != inherit && !recordSizes.MatchString(c.RecordSize) {
+		return fmt.Errorf("zfs.recordsize %q: want a power of two from 512 to 16M, such as 128K: %w", c.RecordSize, errdefs.ErrInvalidArgument)
+	}
+	known := []string{"nodev", "nosuid", "noexec", "noatime", "nodiratime", "relatime", "strictatime", "nosymfollow", "sync", "dirsync", "lazytime", "nbmand"}
+	for _, word := range c.MountOpt {
+		if !slices.Contains(known, word) {
+			return fmt.Errorf("zfs.mountopt %q: want some of %s: %w", word, strings.Join(known, ", "), errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// properties are the arguments that a new dataset is made with.
+func (c *Config) properties() []string {
+	var args []string
+	for _, p := range []struct{ name, value string }{
+		{"compression", c.Compression},
+		{"recordsize", c.RecordSize},
+		{"atime", c.ATime},
+		{"xattr", c.XAttr},
+		{"acltype", c.ACLType},
+	} {
+		if p.value != inherit {
+			args = append(args, "-o", p.name+"="+p.value)
+		}
+	}
+	return args
+}

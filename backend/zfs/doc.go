@@ -1,0 +1,49 @@
+// Package zfs keeps each layer as a ZFS dataset, a clone of a snapshot of its parent's.
+//
+// # On disk
+//
+//	<parent>/<ID>          a dataset, mountpoint=legacy: its root directory is the layer's. quota is the layer's limit,
+//	                       strata:store the UUID of the store, com.sun:auto-snapshot=false
+//	<parent>/<ID>@<ID>     the snapshot that Seal makes; children are clones of it. At most one a layer
+//	<home>/dataset         the name of the parent dataset and its guid, a line each
+//
+// The parent dataset is named by zfs.fsname or is the one on which the home lies. Other datasets below it are left
+// alone. Docker's and podman's own zfs drivers keep layers in the same way, so theirs can be adopted as they
+// are (Adopt), and used by those drivers again.
+//
+// Two more kinds of snapshot can be met: <ID>@strata-diff-* exists while a layer that is not sealed is compared with its
+// parent; and a clone that outlives the layer it was cloned from (Store.Clone, Store.SetIDMap) takes over that layer's
+// snapshot, marked to be destroyed with the last clone.
+//
+// Every change is one command that ZFS makes in one transaction, on disk when the command returns: an interrupted
+// call leaves all of it or nothing.
+//
+// # Commands
+//
+// The host's own tools are run, for tool and kernel module have to match. A child layer costs two commands:
+// the snapshot of its parent, for the first child only, and the clone. Removal costs one, a channel program that looks for what is in
+// the way and destroys dataset and snapshots in one transaction. Mounting costs none (mount(2)), nor does the comparison of
+// a sealed layer with its parent. No command lists all datasets, but for check, gc and adopt.
+//
+// # What changed
+//
+// A clone shares its object numbers (inode numbers) and its blocks with its parent's snapshot, and each block carries
+// the number of the transaction group that wrote it. So the kernel can name the changed objects by reading no
+// more than the blocks that are younger than the snapshot (ZFS_IOC_DIFF, what `zfs diff` begins with). Narrow adds the directories
+// above them and has the store compare the two trees with everything else passed over: the comparison
+// decides in the end, and its answer is that of a complete one.
+//
+// A path of an object is asked of the kernel (ZFS_IOC_OBJ_TO_PATH), which knows of each file the directory where it got
+// its last name. If that name is gone but others are left, or if a file that has several names changed, the names
+// of all files are read, without looking at the files. `zfs diff` does not do that, and can leave out a change
+// of such a file; it also compares times of change only, and looks at every object of every block that it found.
+//
+// # Limits
+//
+// The property quota counts what the layer itself has written. ZFS learns about it once a transaction group, some seconds:
+// a container can exceed its limit by what it writes in that time.
+//
+// # Needs
+//
+// OpenZFS 0.8 (channel programs), /dev/zfs, zfs(8) and zpool(8) in PATH, and CAP_SYS_ADMIN.
+package zfs

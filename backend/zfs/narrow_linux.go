@@ -1,0 +1,284 @@
+package zfs
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"strata/backend"
+	"strata/backend/internal/failpoint"
+	"strata/backend/internal/tree"
+	"strata/backend/internal/treediff"
+)
+
+// Narrow finds the objects that changed since the parent's snapshot, and with them the directories above
+// them (see the package comment). A layer that is not sealed gets a snapshot for a moment.
+func (z *zfs) Narrow(ctx context.Context, l backend.Layer, upper, lower string) (func(dev, ino uint64) bool, error) {
+	unchanged, err := z.narrow(ctx, l, upper, lower)
+	if err != nil {
+		return nil, fmt.Errorf("find what changed in layer %s: %w", l.ID, err)
+	}
+	return unchanged, nil
+}
+
+func (z *zfs) narrow(ctx context.Context, l backend.Layer, upper, lower string) (_ func(dev, ino uint64) bool, err error) {
+	dataset, err := z.find(ctx, l.ID)
+	if err != nil {
+		return nil, err
+	}
+	to := snapshot(dataset)
+	if !l.Sealed {
+		to = dataset + "@" + momentary + suffix()
+		if _, err := tool(ctx, nil, "zfs", "snapshot", to); err != nil {
+			return nil, err
+		}
+		defer func() {
+			_, derr := tool(context.WithoutCancel(ctx), nil, "zfs", "destroy", to)
+			err = errors.Join(err, derr)
+		}()
+		if err := failpoint.Hit("zfs.narrow.snapshot-made"); err != nil {
+			return nil, err
+		}
+	}
+	objects, known, err := z.changed(ctx, l, dataset, to)
+	if !known || err != nil {
+		return nil, err
+	}
+	f := finder{z: z, layer: l, snapshot: to, look: make(map[uint64]bool, 2*len(objects)), above: map[string]bool{}}
+	return f.find(ctx, objects, upper, lower)
+}
+
+// momentary begins the names of snapshots that are only there while a layer is compared.
+const momentary = "strata-diff-"
+
+// suffix makes a name different from all others.
+func suffix() string { return strings.ToLower(rand.Text()[:10]) }
+
+// changed returns the objects that may differ from the parent, if that is known.
+func (z *zfs) changed(ctx context.Context, l backend.Layer, dataset, to string) (objects []uint64, known bool, err error) {
+	parent, err := z.find(ctx, l.Parent())
+	if err != nil {
+		return nil, false, err
+	}
+	objects, err = z.device.changed(snapshot(parent), to)
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENOENT) {
+		from, oerr := z.origin(ctx, dataset, parent)
+		if oerr != nil || from == "" {
+			return nil, false, oerr
+		}
+		objects, err = z.device.changed(from, to)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if len(objects) > 0 {
+		z.answered.Store(true)
+	}
+	return objects, z.answered.Load(), nil
+}
+
+// finder finds the directories in which a comparison has to look.
+type finder struct {
+	z        *zfs
+	layer    backend.Layer
+	snapshot string // of the upper tree
+	dev      uint64
+	upper    tree.Dir
+	lower    tree.Dir
+	look     map[uint64]bool // inode numbers of what changed and of the directories above
+	above    map[string]bool // directories that are in look with all above them
+}
+
+// fewObjects is up to how many objects the kernel is asked for the path of each. It searches the directory for that;
+// more are found faster by reading the names of all files.
+const fewObjects = 4096
+
+func (f *finder) find(ctx context.Context, objects []uint64, upper, lower string) (_ func(dev, ino uint64) bool, err error) {
+	if f.upper, err = tree.Open(upper); err != nil {
+		return nil, err
+	}
+	defer f.upper.Close()
+	if f.lower, err = tree.Open(lower); err != nil {
+		return nil, err
+	}
+	defer f.lower.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(f.upper.FD, &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", upper, err)
+	}
+	f.dev = uint64(st.Dev)
+	for _, o := range objects {
+		f.look[o] = true
+	}
+	everywhere := len(objects) > fewObjects
+	for i := 0; i < len(objects) && !everywhere; i++ {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if everywhere, err = f.object(objects[i]); err != nil {
+			return nil, err
+		}
+	}
+	if everywhere {
+		if _, err := f.names(ctx, f.upper); err != nil {
+			return nil, err
+		}
+	}
+	dev, look := f.dev, f.look
+	return func(d, ino uint64) bool { return d == dev && !look[ino] }, nil
+}
+
+// object adds the directories above an object. everywhere tells that the object changed and may have
+// names that only a look at all names finds.
+func (f *finder) object(object uint64) (everywhere bool, err error) {
+	name, err := f.z.device.path(f.snapshot, object)
+	switch {
+	case errors.Is(err, errNoFile):
+		return false, nil
+	case errors.Is(err, errAstray):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	// Attributes that do not fit into the file have objects of their own, which the kernel shows in this way
+	// (zfs_znode.c, zfs_obj_to_path_impl). A file can be called so, too.
+	owner, _, attribute := strings.Cut(name, "/<xattrdir>")
+	st, err := f.lstat(name)
+	if attribute && (err != nil || st.Ino != object) {
+		name, object = owner, 0
+		st, err = f.lstat(name)
+	}
+	if vanished(err) || err == nil && object != 0 && st.Ino != object {
+		return true, nil // renamed since the snapshot, perhaps
+	}
+	if err != nil {
+		return false, err
+	}
+	f.look[st.Ino] = true
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
+		differs, err := f.differs(name)
+		if differs || err != nil {
+			return true, err
+		}
+	}
+	return false, f.addAbove(path.Dir(name))
+}
+
+// lstat looks at a file of the upper tree. No symbolic link is followed, and no mount crossed.
+func (f *finder) lstat(name string) (st unix.Stat_t, err error) {
+	fd, err := openBeneath(f.upper, name)
+	if err != nil {
+		return st, err
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written
+	return st, unix.Fstat(fd, &st)
+}
+
+// openBeneath opens a file by its path in a tree, to look at it.
+func openBeneath(d tree.Dir, name string) (int, error) {
+	name = "." + path.Clean("/"+name)
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for {
+		fd, err := unix.Openat2(d.FD, name, &how)
+		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+			return fd, err
+		}
+	}
+}
+
+// vanished tells that a file is not where it was a moment ago.
+func vanished(err error) bool {
+	for _, e := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV, unix.ESTALE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// differs tells whether a file with several names differs from what has this one of its names in the lower tree.
+// If it does not, it does not differ anywhere: where other files have the others, directories have changed.
+func (f *finder) differs(name string) (bool, error) {
+	var files [2]*treediff.File
+	for i, d := range []tree.Dir{f.upper, f.lower} {
+		fd, err := openBeneath(d, path.Dir(name))
+		if vanished(err) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		defer func() { _ = unix.Close(fd) }() // nothing was written
+		if files[i], err = treediff.Lstat(tree.Dir{FD: fd, Path: path.Join(d.Path, path.Dir(name))}, path.Base(name)); err != nil {
+			return false, err
+		}
+		if files[i] == nil {
+			return true, nil
+		}
+	}
+	return treediff.Differ(files[0], f.layer.IDMap, files[1], f.layer.Parents[0].IDMap)
+}
+
+// addAbove adds a directory of the upper tree and all above it.
+func (f *finder) addAbove(dir string) error {
+	for ; !f.above[dir]; dir = path.Dir(dir) {
+		st, err := f.lstat(dir)
+		if err != nil && !vanished(err) {
+			return err
+		}
+		if err == nil {
+			f.look[st.Ino] = true
+		}
+		f.above[dir] = true
+		if dir == "/" {
+			break
+		}
+	}
+	return nil
+}
+
+// names reads the names of all files below d, without looking at the files, and adds the directories in which there is
+// something to look at. It tells whether there is.
+func (f *finder) names(ctx context.Context, d tree.Dir) (found bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	entries, err := d.Entries()
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		inside := false
+		if e.Type == unix.DT_DIR {
+			if inside, err = f.inside(ctx, d, e.Name); err != nil {
+				return false, err
+			}
+		}
+		if inside {
+			f.look[e.Ino] = true
+		}
+		found = found || inside || f.look[e.Ino]
+	}
+	return found, nil
+}
+
+// inside is names for the directory called name in d.
+func (f *finder) inside(ctx context.Context, d tree.Dir, name string) (bool, error) {
+	sub, err := d.Open(name)
+	if vanished(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer sub.Close()
+	return f.names(ctx, sub)
+}

@@ -1,0 +1,147 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	gozfs "github.com/mistifyio/go-zfs/v4"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/mount"
+	"strata/backend/internal/tree"
+)
+
+// note is what the file dataset in Home says: the parent dataset's name, and its guid, by which it is known again
+// when it has been renamed.
+type note struct{ name, guid string }
+
+const noteFile = "dataset"
+
+// readNote returns the note in a home. An os.ErrNotExist if there is none.
+func readNote(home string) (note, error) {
+	text, err := os.ReadFile(filepath.Join(home, noteFile))
+	if err != nil {
+		return note{}, err
+	}
+	name, guid, ok := strings.Cut(strings.TrimSuffix(string(text), "\n"), "\n")
+	if !ok || !datasets.MatchString(name) || guid == "" {
+		return note{}, fmt.Errorf("%s: want the name and the guid of a dataset, a line each: %w", filepath.Join(home, noteFile), errdefs.ErrDataLoss)
+	}
+	return note{name, guid}, nil
+}
+
+// writeNote replaces the note.
+func writeNote(home string, n note) (err error) {
+	path := filepath.Join(home, noteFile)
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := fmt.Fprintf(f, "%s\n%s\n", n.name, n.guid); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return err
+	}
+	return tree.SyncDirs(home)
+}
+
+// locate finds the parent dataset: the one that the store was made with, else the wanted one, else that on which home
+// lies. It makes sure that layers can be kept there.
+func locate(ctx context.Context, home, wanted string) (string, error) {
+	noted, err := readNote(home)
+	fresh := errors.Is(err, os.ErrNotExist)
+	switch {
+	case err != nil && !fresh:
+		return "", err
+	case wanted == "" && !fresh:
+		wanted = noted.name
+	case wanted == "":
+		if wanted, err = datasetOf(home); err != nil {
+			return "", err
+		}
+	}
+	guid, err := inspect(ctx, wanted)
+	if err != nil {
+		return "", err
+	}
+	if !fresh && guid != noted.guid {
+		return "", fmt.Errorf("the store's layers are below the dataset %s (guid %s), not %s (guid %s): set zfs.fsname to where that is now: %w",
+			noted.name, noted.guid, wanted, guid, errdefs.ErrFailedPrecondition)
+	}
+	if found := (note{wanted, guid}); found != noted {
+		return wanted, writeNote(home, found)
+	}
+	return wanted, nil
+}
+
+// datasetOf returns the dataset that is mounted where dir lies.
+func datasetOf(dir string) (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return "", &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if uint32(st.Type) != superMagic {
+		return "", fmt.Errorf("%s does not lie on ZFS (its file system has type %#x): choose a root directory that does, name a dataset with zfs.fsname, or choose another backend: %w",
+			dir, uint32(st.Type), errdefs.ErrFailedPrecondition)
+	}
+	on, err := mount.On(dir)
+	if err != nil {
+		return "", err
+	}
+	if on.Type != "zfs" || !datasets.MatchString(on.Source) {
+		return "", fmt.Errorf("%s lies on %s (%s), of which no dataset can be told: name one with zfs.fsname: %w", dir, on.Source, on.Type, errdefs.ErrFailedPrecondition)
+	}
+	return on.Source, nil
+}
+
+// superMagic is ZFS_SUPER_MAGIC (include/sys/fs/zfs.h).
+const superMagic = 0x2fc12fc1
+
+// inspect makes sure that layers can be made below a dataset, and returns its guid.
+func inspect(ctx context.Context, dataset string) (guid string, err error) {
+	values, err := properties(ctx, dataset, "type", "guid", "keystatus")
+	if errdefs.IsNotFound(err) {
+		return "", fmt.Errorf("%w: zfs create it, or name another with zfs.fsname: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case values[0] != "filesystem":
+		return "", fmt.Errorf("%s is a %s, want a file system: %w", dataset, values[0], errdefs.ErrFailedPrecondition)
+	case values[2] == "unavailable":
+		return "", fmt.Errorf("%s is encrypted and its key is not loaded: zfs load-key %s: %w", dataset, dataset, errdefs.ErrFailedPrecondition)
+	}
+	pool, err := poolOf(dataset)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case pool.Health != gozfs.ZpoolOnline && pool.Health != gozfs.ZpoolDegraded:
+		return "", fmt.Errorf("pool %s is %s: see zpool status %s: %w", pool.Name, pool.Health, pool.Name, errdefs.ErrFailedPrecondition)
+	case pool.ReadOnly:
+		return "", fmt.Errorf("pool %s is imported read-only: %w", pool.Name, errdefs.ErrFailedPrecondition)
+	}
+	return values[1], nil
+}
+
+// poolOf describes the pool of a dataset.
+func poolOf(dataset string) (*gozfs.Zpool, error) {
+	name, _, _ := strings.Cut(dataset, "/")
+	pool, err := gozfs.GetZpool(name)
+	if err != nil {
+		return nil, fmt.Errorf("describe pool %s: %w", name, err)
+	}
+	return pool, nil
+}

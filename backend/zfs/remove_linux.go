@@ -1,0 +1,78 @@
+package zfs
+
+import (
+	"context"
+	_ "embed" // the channel program
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"strata/backend"
+	"strata/backend/internal/failpoint"
+)
+
+// removal is a channel program (zfs-program(8), since OpenZFS 0.8).
+//
+//go:embed remove.lua
+var removal string
+
+// outcome is what removal returns: the keys of its tables are names.
+type outcome struct {
+	Children map[string]any `json:"children"`
+	Clones   map[string]any `json:"clones"`
+	Held     map[string]any `json:"held"`
+	Errno    int            `json:"errno"`
+}
+
+// Remove destroys the dataset and its snapshots, whoever made them, in one call of zfs. ErrFailedPrecondition names
+// what is in the way: datasets that were made below it, others' clones, held snapshots; ErrUnavailable says that it is
+// still mounted somewhere.
+func (z *zfs) Remove(ctx context.Context, l backend.Layer) error {
+	err := backend.CheckID(l.ID)
+	if err == nil {
+		err = z.remove(ctx, z.dataset(l.ID))
+	}
+	if err != nil {
+		return fmt.Errorf("remove layer %s: %w", l.ID, err)
+	}
+	return failpoint.Hit("zfs.remove.destroyed")
+}
+
+func (z *zfs) remove(ctx context.Context, dataset string) error {
+	pool, _, _ := strings.Cut(dataset, "/")
+	out, err := tool(ctx, strings.NewReader(removal), "zfs", "program", "-j", pool, "-", dataset, z.uuid)
+	if err != nil {
+		return err
+	}
+	var answer struct{ Return outcome }
+	if err := json.Unmarshal(out, &answer); err != nil {
+		return fmt.Errorf("answer of zfs program: %w: %w", err, errdefs.ErrInternal)
+	}
+	return answer.Return.err(dataset)
+}
+
+// err says what was in the way, nil if nothing was.
+func (o outcome) err(dataset string) error {
+	switch {
+	case len(o.Children) > 0:
+		return fmt.Errorf("somebody has made datasets below %s: %s: zfs destroy or zfs rename them: %w", dataset, names(o.Children), errdefs.ErrFailedPrecondition)
+	case len(o.Clones) > 0:
+		return fmt.Errorf("somebody has made clones of snapshots of %s: %s: zfs destroy or zfs promote them: %w", dataset, names(o.Clones), errdefs.ErrFailedPrecondition)
+	case len(o.Held) > 0:
+		return fmt.Errorf("somebody holds snapshots of %s: %s: zfs release them: %w", dataset, names(o.Held), errdefs.ErrFailedPrecondition)
+	case unix.Errno(o.Errno) == unix.EBUSY:
+		return fmt.Errorf("%s is still mounted, perhaps in another mount namespace: %w: %w", dataset, unix.EBUSY, errdefs.ErrUnavailable)
+	case o.Errno != 0:
+		return fmt.Errorf("destroy %s: %w", dataset, unix.Errno(o.Errno))
+	}
+	return nil
+}
+
+func names(set map[string]any) string {
+	return strings.Join(slices.Sorted(maps.Keys(set)), ", ")
+}

@@ -1,0 +1,369 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend"
+	"strata/backend/internal/failpoint"
+	"strata/backend/internal/run"
+)
+
+// What this backend can do besides the three methods.
+var (
+	_ backend.Backend       = (*zfs)(nil)
+	_ backend.Sealer        = (*zfs)(nil)
+	_ backend.Narrower      = (*zfs)(nil)
+	_ backend.Meter         = (*zfs)(nil)
+	_ backend.Limiter       = (*zfs)(nil)
+	_ backend.Cloner        = (*zfs)(nil)
+	_ backend.Syncer        = (*zfs)(nil)
+	_ backend.ContentSyncer = (*zfs)(nil)
+	_ backend.Surveyor      = (*zfs)(nil)
+	_ backend.Adopter       = (*zfs)(nil)
+	_ backend.Lister        = (*zfs)(nil)
+	_ backend.Describer     = (*zfs)(nil)
+	_ backend.Reporter      = (*zfs)(nil)
+)
+
+// zfs does not change after New, but for one flag, so that its methods may be called concurrently.
+type zfs struct {
+	config *Config
+	uuid   string
+	parent string   // dataset below which the layers are
+	others []string // the same of the additional stores
+	device device
+	// answered says that the kernel has named changed objects at least once: only then is an answer that names
+	// none believed.
+	answered atomic.Bool
+}
+
+// New makes the backend: it finds the parent dataset and notes it in Home. ErrFailedPrecondition if there is none,
+// if it is another one than the store was made with, or if ZFS or the pool is not in order; ErrInvalidArgument
+// for options that make no sense.
+func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	device, err := openDevice()
+	if err != nil {
+		return nil, err
+	}
+	z := &zfs{config: c, uuid: env.UUID, device: device}
+	if z.parent, err = locate(ctx, env.Home, c.FSName); err != nil {
+		return nil, errors.Join(err, device.Close())
+	}
+	for _, home := range env.Stores {
+		note, err := readNote(home)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("additional store: %w", err), device.Close())
+		}
+		z.others = append(z.others, note.name)
+	}
+	return z, nil
+}
+
+// Close lets go of the device.
+func (z *zfs) Close() error { return z.device.Close() }
+
+// dataset returns the name of a layer's dataset.
+func (z *zfs) dataset(id string) string { return z.parent + "/" + id }
+
+// snapshot returns the name of the snapshot that Seal makes of a dataset.
+func snapshot(dataset string) string {
+	return dataset + "@" + dataset[strings.LastIndexByte(dataset, '/')+1:]
+}
+
+// Properties of the datasets that layers are kept in, besides those that Config has.
+const (
+	// storeProperty holds the UUID of the store that a layer belongs to.
+	storeProperty = "strata:store"
+	// autoSnapshot tells tools that make snapshots by the clock (zfs-auto-snapshot and its kin) to pass over.
+	autoSnapshot = "com.sun:auto-snapshot"
+)
+
+// Create makes a clone of the nearest parent's snapshot, or an empty dataset. A dataset of that name is never
+// touched: if an earlier call made it, this one has nothing to do, else it is ErrAlreadyExists.
+func (z *zfs) Create(ctx context.Context, l backend.Layer) error {
+	if err := z.create(ctx, l, l.Parent()); err != nil {
+		return fmt.Errorf("create layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Clone makes a clone of the template's snapshot.
+func (z *zfs) Clone(ctx context.Context, l, template backend.Layer) error {
+	if err := z.create(ctx, l, template.ID); err != nil {
+		return fmt.Errorf("clone layer %s from %s: %w", l.ID, template.ID, err)
+	}
+	return nil
+}
+
+// create makes l a clone of another layer, or an empty one if there is none.
+func (z *zfs) create(ctx context.Context, l backend.Layer, other string) error {
+	if err := backend.CheckID(l.ID); err != nil {
+		return err
+	}
+	args := []string{"zfs", "create"}
+	if other != "" {
+		args[1] = "clone"
+	}
+	args = append(args, "-o", "mountpoint=legacy", "-o", autoSnapshot+"=false", "-o", storeProperty+"="+z.uuid)
+	args = append(args, z.config.properties()...)
+	if l.Limit > 0 {
+		args = append(args, "-o", "quota="+strconv.FormatInt(l.Limit, 10))
+	}
+	err := z.make(ctx, args, z.dataset(l.ID), other)
+	if run.Said(err, "dataset already exists") {
+		err = z.madeBefore(ctx, l.ID, other, err)
+	}
+	if err != nil {
+		return err
+	}
+	return failpoint.Hit("zfs.create.dataset-made")
+}
+
+// make runs the command for the new dataset, looking for the other layer in all stores.
+func (z *zfs) make(ctx context.Context, args []string, dataset, other string) error {
+	if other == "" {
+		_, err := tool(ctx, nil, append(args, dataset)...)
+		return err
+	}
+	if err := backend.CheckID(other); err != nil {
+		return err
+	}
+	var err error
+	for _, parent := range append([]string{z.parent}, z.others...) {
+		origin := snapshot(parent + "/" + other)
+		_, err = tool(ctx, nil, append(slices.Clone(args), origin, dataset)...)
+		switch {
+		case err == nil:
+			return nil
+		case run.Said(err, "source and target pools differ"):
+			return fmt.Errorf("%s lies in another pool than the store, which zfs cannot clone: %w: %w", origin, err, errdefs.ErrNotImplemented)
+		case !run.Said(err, "dataset does not exist"):
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+}
+
+// madeBefore returns nil if the dataset of that ID is what a complete call would have made.
+func (z *zfs) madeBefore(ctx context.Context, id, other string, cause error) error {
+	values, err := properties(ctx, z.dataset(id), "origin", storeProperty)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	origins := []string{"-"}
+	if other != "" {
+		origins[0] = snapshot(z.dataset(other))
+		for _, parent := range z.others {
+			origins = append(origins, snapshot(parent+"/"+other))
+		}
+	}
+	if values[1] == z.uuid && slices.Contains(origins, values[0]) {
+		return nil
+	}
+	return fmt.Errorf("%w: it is not this layer's: %w", cause, errdefs.ErrAlreadyExists)
+}
+
+// properties returns the values of a dataset's properties, numbers in full and "-" for none.
+func properties(ctx context.Context, dataset string, names ...string) ([]string, error) {
+	out, err := tool(ctx, nil, "zfs", "get", "-Hp", "-o", "value", strings.Join(names, ","), dataset)
+	if run.Said(err, "dataset does not exist") {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+	if len(values) != len(names) {
+		return nil, fmt.Errorf("zfs get %s of %s: %d values for %d properties: %w", strings.Join(names, ","), dataset, len(values), len(names), errdefs.ErrInternal)
+	}
+	return values, nil
+}
+
+// Seal makes the snapshot that children are clones of. The snapshot of an earlier call that was not noted
+// makes way: the layer may have been written to since.
+func (z *zfs) Seal(ctx context.Context, l backend.Layer) error {
+	if err := z.seal(ctx, z.dataset(l.ID)); err != nil {
+		return fmt.Errorf("seal layer %s: %w", l.ID, err)
+	}
+	return failpoint.Hit("zfs.seal.snapshot-made")
+}
+
+func (z *zfs) seal(ctx context.Context, dataset string) error {
+	snap := snapshot(dataset)
+	_, err := tool(ctx, nil, "zfs", "snapshot", snap)
+	if !run.Said(err, "dataset already exists") {
+		return err
+	}
+	if _, err := tool(ctx, nil, "zfs", "destroy", snap); run.Said(err, "has dependent clones") {
+		// A child that has no record either. It keeps what it is made of.
+		if _, err := tool(ctx, nil, "zfs", "rename", snap, snap+"-"+suffix()); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	_, err = tool(ctx, nil, "zfs", "snapshot", snap)
+	return err
+}
+
+// SyncCreated has nothing to do: zfs(8) returns when the transaction group that holds the new dataset is on disk.
+func (z *zfs) SyncCreated(context.Context, backend.Layer) error { return nil }
+
+// SyncContent waits until the pool's open transaction group is on disk. So does every snapshot.
+func (z *zfs) SyncContent(ctx context.Context, l backend.Layer) error {
+	pool, _, _ := strings.Cut(z.parent, "/")
+	if _, err := tool(ctx, nil, "zpool", "sync", pool); err != nil {
+		return fmt.Errorf("sync layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Mounts describes the mount of the dataset. Layers of additional stores are looked for by asking zfs.
+func (z *zfs) Mounts(ctx context.Context, l backend.Layer, o backend.MountOptions) ([]backend.Mount, error) {
+	dataset, err := z.find(ctx, l.ID)
+	if err != nil {
+		return nil, fmt.Errorf("mount layer %s: %w", l.ID, err)
+	}
+	m := backend.Mount{Type: "zfs", Source: dataset, Options: slices.Clone(z.config.MountOpt)}
+	if o.ReadOnly {
+		m.Options = append(m.Options, "ro")
+	}
+	if o.Label != "" {
+		m.Options = append(m.Options, "context="+o.Label)
+	}
+	return []backend.Mount{m}, nil
+}
+
+// find returns a layer's dataset. It asks zfs only if there is more than one place to look.
+func (z *zfs) find(ctx context.Context, id string) (string, error) {
+	if err := backend.CheckID(id); err != nil {
+		return "", err
+	}
+	if len(z.others) == 0 {
+		return z.dataset(id), nil
+	}
+	var err error
+	for _, parent := range append([]string{z.parent}, z.others...) {
+		_, err = properties(ctx, parent+"/"+id, "type")
+		if !errdefs.IsNotFound(err) {
+			return parent + "/" + id, err
+		}
+	}
+	return "", err
+}
+
+// Usage returns how much of what the layer refers to its parent does not (the property written@...), as of the last
+// transaction group: what was written within the last seconds may be missing. Inodes are not counted.
+func (z *zfs) Usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
+	size, err := z.usage(ctx, l)
+	if err != nil {
+		return backend.Usage{}, fmt.Errorf("measure layer %s: %w", l.ID, err)
+	}
+	return backend.Usage{Size: size}, nil
+}
+
+func (z *zfs) usage(ctx context.Context, l backend.Layer) (int64, error) {
+	dataset, err := z.find(ctx, l.ID)
+	if err != nil {
+		return 0, err
+	}
+	if l.Parent() == "" {
+		return number(ctx, dataset, "referenced")
+	}
+	parent, err := z.find(ctx, l.Parent())
+	if err != nil {
+		return 0, err
+	}
+	size, err := number(ctx, dataset, "written@"+snapshot(parent))
+	if !errdefs.IsNotFound(err) {
+		return size, err
+	}
+	from, err := z.origin(ctx, dataset, parent)
+	switch {
+	case err != nil:
+		return 0, err
+	case from == "":
+		return number(ctx, dataset, "referenced")
+	}
+	return number(ctx, dataset, "written@"+from)
+}
+
+// number returns the value of a property that counts something. ErrNotFound if it has none.
+func number(ctx context.Context, dataset, property string) (int64, error) {
+	values, err := properties(ctx, dataset, property)
+	if err != nil {
+		return 0, err
+	}
+	if values[0] == "-" {
+		return 0, fmt.Errorf("%s has no %s: %w", dataset, property, errdefs.ErrNotFound)
+	}
+	n, err := strconv.ParseInt(values[0], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("property %s of %s is %q: %w", property, dataset, values[0], errdefs.ErrInternal)
+	}
+	return n, nil
+}
+
+// origin returns the snapshot of the dataset parent from which the other dataset has gone its own way, "" if it does
+// not descend from it.
+func (z *zfs) origin(ctx context.Context, dataset, parent string) (string, error) {
+	for range maxClones {
+		values, err := properties(ctx, dataset, "origin")
+		if err != nil {
+			return "", err
+		}
+		from, _, ok := strings.Cut(values[0], "@")
+		switch {
+		case !ok:
+			return "", nil
+		case from == parent:
+			return values[0], nil
+		}
+		dataset = from // a clone of a layer with the same parent
+	}
+	return "", nil
+}
+
+// maxClones bounds how many clones of clones may lie between a layer and its parent.
+const maxClones = 64
+
+// SetLimit sets the dataset's quota, which counts what was written to the layer and not what its parents
+// hold. Writing beyond it is EDQUOT.
+func (z *zfs) SetLimit(ctx context.Context, l backend.Layer, bytes int64) error {
+	quota := "quota=none"
+	if bytes > 0 {
+		quota = "quota=" + strconv.FormatInt(bytes, 10)
+	}
+	if _, err := tool(ctx, nil, "zfs", "set", quota, z.dataset(l.ID)); err != nil {
+		return fmt.Errorf("limit layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Describe returns the dataset and what it is a clone of, under the names that Docker's own zfs driver uses.
+func (z *zfs) Describe(ctx context.Context, l backend.Layer) ([]backend.Field, error) {
+	dataset, err := z.find(ctx, l.ID)
+	if err != nil {
+		return nil, fmt.Errorf("describe layer %s: %w", l.ID, err)
+	}
+	values, err := properties(ctx, dataset, "origin")
+	if err != nil {
+		return nil, fmt.Errorf("describe layer %s: %w", l.ID, err)
+	}
+	fields := []backend.Field{{Name: "Dataset", Value: dataset}}
+	if values[0] != "-" {
+		fields = append(fields, backend.Field{Name: "Origin", Value: values[0]})
+	}
+	return fields, nil
+}

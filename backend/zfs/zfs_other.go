@@ -1,0 +1,17 @@
+//go:build !linux
+
+package zfs
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"strata/backend"
+)
+
+// New makes the backend on Linux.
+func New(context.Context, backend.Env, *Config) (backend.Backend, error) {
+	return nil, fmt.Errorf("zfs needs Linux: %w", errdefs.ErrNotImplemented)
+}
