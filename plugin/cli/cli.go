@@ -137,7 +137,7 @@ func (a *App) root() *cobra.Command {
 	f.StringVar(&s.rest, "root", "", "directory of a store at rest, instead of a running plugin; for serve, the store's directory")
 	f.StringArrayVar(&s.pairs, "option", nil, "a setting, KEY=VALUE, for serve and for a store at rest; may be repeated")
 	root.AddCommand(
-		s.serve(), s.info(), s.ls(), s.tree(), s.usage(), s.options(), s.check(), s.gc(), s.diff(), s.changes(), s.export(), s.version(),
+		s.serve(), s.info(), s.ls(), s.tree(), s.usage(), s.options(), s.check(), s.gc(), s.adopt(), s.diff(), s.changes(), s.export(), s.version(),
 	)
 	return root
 }

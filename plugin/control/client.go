@@ -242,6 +242,11 @@ func (c *Client) GC(ctx context.Context, o store.GCOptions) ([]store.Orphan, err
 	return list, err
 }
 
+// Adopt lists layers that another program has made and, if told to, takes them in.
+func (c *Client) Adopt(ctx context.Context, yes bool) ([]store.Adoption, error) {
+	return call[[]store.Adoption](ctx, c, http.MethodPost, "adopt", AdoptRequest{yes})
+}
+
 // Clone makes a layer that is a copy of template.
 func (c *Client) Clone(ctx context.Context, name, template string, o store.CreateOptions) error {
 	q := CloneRequest{Template: template, Limit: o.Limit, Label: o.Label, Labels: o.Labels, IDMap: o.IDMap}

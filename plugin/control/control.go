@@ -14,6 +14,7 @@
 //	POST options        {KEY: VALUE}     list of Change
 //	POST check          CheckRequest     events: progress, finding
 //	POST gc             GCRequest        events: orphan
+//	POST adopt          AdoptRequest     list of store.Adoption
 //	GET  layers/NAME                     store.Info
 //	GET  layers/NAME/usage               backend.Usage: of the layer itself, parents not counted
 //	GET  layers/NAME/path                LayerPath
@@ -58,6 +59,7 @@ type Reader interface {
 type Keeper interface {
 	Check(ctx context.Context, o store.CheckOptions) ([]store.Finding, error)
 	GC(ctx context.Context, o store.GCOptions) ([]store.Orphan, error)
+	Adopt(ctx context.Context, yes bool) ([]store.Adoption, error)
 	Clone(ctx context.Context, name, template string, o store.CreateOptions) error
 	SetIDMap(ctx context.Context, name string, m *backend.IDMap) error
 }
@@ -136,6 +138,11 @@ type CheckRequest struct {
 type GCRequest struct {
 	Known *[]string `json:"known,omitempty"`
 	Yes   bool      `json:"yes"`
+}
+
+// AdoptRequest says whether to take in what is found, or only to list it.
+type AdoptRequest struct {
+	Yes bool `json:"yes"`
 }
 
 // CloneRequest names the template of a new layer.

@@ -237,6 +237,20 @@ func TestGC(t *testing.T) {
 	assert.DeepEqual(t, f.Calls(), []string{"GC known=0 yes=false", "GC known=0 yes=false", "GC known=2 yes=true"})
 }
 
+func TestAdopt(t *testing.T) {
+	f := controltest.New()
+	c := fake(t, f)
+	for _, yes := range []bool{false, true} {
+		list, err := c.Adopt(t.Context(), yes)
+		assert.NilError(t, err)
+		assert.DeepEqual(t, list, []store.Adoption{
+			{Name: controltest.Hex('d'), Adopted: yes},
+			{Name: controltest.Hex('e'), Parent: controltest.Hex('d'), Adopted: yes},
+		})
+	}
+	assert.DeepEqual(t, f.Calls(), []string{"Adopt yes=false", "Adopt yes=true"})
+}
+
 func TestCloneAndIDMap(t *testing.T) {
 	f := controltest.New()
 	c := fake(t, f)

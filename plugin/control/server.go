@@ -46,6 +46,7 @@ func New(o Options) http.Handler {
 		"POST options":              answer(s.setOptions),
 		"POST check":                events(s.check),
 		"POST gc":                   events(s.gc),
+		"POST adopt":                answer(s.adopt),
 		"GET layers/{name}":         answer(s.stat),
 		"GET layers/{name}/usage":   answer(s.layerUsage),
 		"GET layers/{name}/path":    answer(s.path),
@@ -272,6 +273,18 @@ func (s *server) gc(r *http.Request, out *stream) error {
 		err = errors.Join(err, out.send(event{Orphan: &x}))
 	}
 	return err
+}
+
+func (s *server) adopt(r *http.Request) ([]store.Adoption, error) {
+	q, err := decode[AdoptRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.Store(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return st.Adopt(r.Context(), q.Yes)
 }
 
 func (s *server) stat(r *http.Request) (store.Info, error) {

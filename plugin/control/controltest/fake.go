@@ -169,6 +169,12 @@ func (f *Fake) GC(ctx context.Context, o store.GCOptions) ([]store.Orphan, error
 	return orphans, f.called(ctx, "GC", fmt.Sprintf("known=%d yes=%v", len(o.Known), o.Yes))
 }
 
+// Adopt implements control.Keeper: there is an image of two layers.
+func (f *Fake) Adopt(ctx context.Context, yes bool) ([]store.Adoption, error) {
+	d, e := Hex('d'), Hex('e')
+	return []store.Adoption{{Name: d, Adopted: yes}, {Name: e, Parent: d, Adopted: yes}}, f.called(ctx, "Adopt", fmt.Sprintf("yes=%v", yes))
+}
+
 // Clone implements control.Keeper.
 func (f *Fake) Clone(ctx context.Context, name, template string, o store.CreateOptions) error {
 	err := f.called(ctx, "Clone", fmt.Sprintf("%s %s limit=%d label=%s labels=%v", name, template, o.Limit, o.Label, o.Labels))
