@@ -16,6 +16,7 @@ COPY strata /strata
 # Mount points of config.json.
 WORKDIR /data
 WORKDIR /propagated
+WORKDIR /host
 WORKDIR /run/docker/plugins
 WORKDIR /
 ENTRYPOINT ["/strata"]
