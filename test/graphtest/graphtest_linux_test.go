@@ -45,6 +45,7 @@ var grounds = map[string][]ground{
 	"vfs":     {{fs: "ext4"}},
 	"overlay": {{fs: "ext4"}, {fs: "xfs"}, {fs: "btrfs"}, {fs: "ext4", options: "prjquota", limits: true, needs: "CONFIG_QFMT_V2"}},
 	"btrfs":   {{fs: "btrfs"}, {fs: "btrfs", limits: true, enable: "btrfs quota enable"}},
+	"zfs":     {{fs: "zfs", limits: true}},
 }
 
 // constructors are those of all backends, and of the smallest one that is possible.
@@ -107,13 +108,13 @@ func lacks(tb testing.TB, option string) bool {
 	return bytes.Contains(b, []byte("# "+option+" is not set\n"))
 }
 
-// newRig makes a file system and registers an empty store on it with moby.
+// newRig makes a file system and registers an empty store on it.
 func newRig(tb testing.TB, name string, g ground, exact bool, open backendtest.Constructor) *rig {
 	tb.Helper()
 	if g.needs != "" && lacks(tb, g.needs) {
 		tb.Skipf("the kernel was built without %s", g.needs)
 	}
-	name += "-" + strings.ToLower(rand.Text()) // moby forgets no name
+	name += "-" + strings.ToLower(rand.Text()) // no name is ever forgotten
 	dir := backendtest.LoopFS(tb, g.fs, gigabyte, g.options)
 	if g.enable != "" {
 		argv := append(strings.Fields(g.enable), dir)

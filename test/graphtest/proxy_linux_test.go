@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	storage "github.com/containers/storage/drivers"
 	moby "github.com/docker/docker/daemon/graphdriver"
 	"github.com/docker/docker/pkg/archive"
 	"github.com/docker/docker/pkg/idtools"
@@ -29,7 +30,7 @@ const propagated = "/propagated"
 
 // rig is where one kind of store is served from.
 type rig struct {
-	name  string // of the driver, as registered with moby
+	name  string // of the driver, as registered
 	dir   string // on the file system under test
 	run   string // for sockets and the pretended plugin
 	open  func(ctx context.Context, env backend.Env) (backend.Backend, error)
@@ -37,7 +38,7 @@ type rig struct {
 	life  int // how often it was started
 }
 
-// register makes the rig known to moby under its name.
+// register makes the rig known to moby and to containers/storage under its name.
 func (r *rig) register(tb testing.TB) {
 	tb.Helper()
 	err := moby.Register(r.name, func(_ string, opts []string, ids idtools.IdentityMapping) (moby.Driver, error) {
@@ -46,10 +47,17 @@ func (r *rig) register(tb testing.TB) {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	err = storage.Register(r.name, func(string, storage.Options) (storage.Driver, error) {
+		d, err := r.start(tb, nil, idtools.IdentityMapping{})
+		return &storageDriver{driver: d}, err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // start serves the store, as a fresh process would, and connects dockerd's proxy to it.
-func (r *rig) start(tb testing.TB, opts []string, ids idtools.IdentityMapping) (moby.Driver, error) {
+func (r *rig) start(tb testing.TB, opts []string, ids idtools.IdentityMapping) (*driver, error) {
 	tb.Helper()
 	root := filepath.Join(r.dir, "store")
 	d := &driver{t: tb, root: root, done: make(chan error, 1), parents: map[string]string{}, seen: map[string]bool{}}
