@@ -60,17 +60,17 @@ func destroyPool(t testing.TB, pool, dir string) {
 	t.Errorf("zpool destroy %s: %v: %s", pool, err, out)
 }
 
-// datasets lists all datasets and snapshots in the pools of tests.
-func datasets(t testing.TB) []string {
+// datasets lists the datasets and snapshots that belong to a store, whatever pool they are in.
+func datasets(t testing.TB, uuid string) []string {
 	t.Helper()
-	out, err := tool("zfs", "list", "-H", "-o", "name", "-t", "all")
+	out, err := tool("zfs", "list", "-H", "-o", "name,strata:store", "-t", "all")
 	if err != nil {
 		t.Fatalf("zfs list: %v: %s", err, out)
 	}
 	var names []string
-	for name := range strings.Lines(string(out)) {
-		if strings.HasPrefix(name, poolPrefix) {
-			names = append(names, strings.TrimSuffix(name, "\n"))
+	for line := range strings.Lines(string(out)) {
+		if name, owner, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t"); owner == uuid {
+			names = append(names, name)
 		}
 	}
 	return names

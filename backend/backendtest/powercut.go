@@ -3,8 +3,10 @@ package backendtest
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -67,8 +69,9 @@ type cutDisk struct {
 
 // powerLoad fills layers until it is told to stop.
 type powerLoad struct {
-	f    Factory
-	root string
+	f       Factory
+	root    string
+	journal io.Writer // where acknowledged layers are noted, too; nil for nowhere
 
 	mu   sync.Mutex
 	done []acknowledged
@@ -121,14 +124,20 @@ func (l *powerLoad) fill(t *testing.T, s *store.Store, chain int, stop <-chan st
 		if _, err := s.Apply(t.Context(), name, bytes.NewReader(text)); err != nil {
 			return err
 		}
-		l.acknowledge(name, parent, digest(text))
+		if err := l.acknowledge(name, parent, digest(text)); err != nil {
+			return err
+		}
 		empty := name + "-empty"
 		if err := s.Create(t.Context(), empty, name, store.CreateOptions{}); err != nil {
 			return err
 		}
+		var err error
 		if i%2 == 0 {
-			l.acknowledge(empty, name, "")
-		} else if err := s.Remove(t.Context(), empty); err != nil {
+			err = l.acknowledge(empty, name, "")
+		} else {
+			err = s.Remove(t.Context(), empty)
+		}
+		if err != nil {
 			return err
 		}
 		if parent = name; i%6 == 5 {
@@ -137,10 +146,15 @@ func (l *powerLoad) fill(t *testing.T, s *store.Store, chain int, stop <-chan st
 	}
 }
 
-func (l *powerLoad) acknowledge(name, parent, digest string) {
+func (l *powerLoad) acknowledge(name, parent, digest string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.done = append(l.done, acknowledged{name, parent, digest})
+	if l.journal == nil {
+		return nil
+	}
+	_, err := fmt.Fprintf(l.journal, "%q %q %q\n", name, parent, digest)
+	return err
 }
 
 // powerArchive is a layer of some hundred KiB in small and larger files: some few, which are synced
@@ -155,20 +169,25 @@ func powerArchive(seed uint64) []byte {
 
 // verify mounts the copy, which replays the file system's journal, and looks at the store on it.
 func (c cutDisk) verify(t *testing.T, f Factory) {
-	dir := mountImage(t, c.image, f.FS, innerSize, f.MountOptions)
-	root := filepath.Join(dir, "store")
+	root := filepath.Join(mountImage(t, c.image, f.FS, innerSize, f.MountOptions), "store")
 	if len(c.acknowledged) == 0 {
 		if _, err := os.Stat(root); err != nil {
 			return // cut before there was a store
 		}
 	}
-	r := &rig{t: t, f: f, dir: dir}
+	verifyCut(t, f, root, c.acknowledged)
+}
+
+// verifyCut opens a store after a power cut and empties it.
+func verifyCut(t *testing.T, f Factory, root string, done []acknowledged) {
+	t.Helper()
+	r := &rig{t: t, f: f, dir: filepath.Dir(root)}
 	r.cfg = store.Config{Root: root, Backend: f.Backend, ExactDiffs: true, New: r.construct}
 	r.open()
 	t.Cleanup(r.abandon)
 	assert.NilError(t, awaitDeletions(t.Context(), r.store))
 	r.checkClean()
-	for _, a := range c.acknowledged {
+	for _, a := range done {
 		if a.digest == "" {
 			r.same(r.tree(a.parent), r.tree(a.name), a.name)
 		} else {
@@ -176,7 +195,42 @@ func (c cutDisk) verify(t *testing.T, f Factory) {
 		}
 		assert.Equal(t, r.stat(a.name).Parent, a.parent)
 	}
-	t.Logf("%d layers acknowledged, %d found", len(c.acknowledged), len(r.names()))
+	t.Logf("%d layers acknowledged, %d found", len(done), len(r.names()))
 	assert.NilError(t, removeAll(t.Context(), r.store))
 	r.close()
+}
+
+// LoadUntilCut does to a real machine what [PowerCut] does to a copy of a disk: it fills layers of a store at root
+// with SyncLayer, notes each that was acknowledged in a file that the cut does not reach, and after a while
+// calls cut, which does not return. [VerifyCut] is for the next boot.
+func LoadUntilCut(t *testing.T, f Factory, root, journal string, after time.Duration, cut func() error) {
+	t.Helper()
+	file, err := os.OpenFile(journal, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	assert.NilError(t, err)
+	defer file.Close()
+	s, err := store.Open(t.Context(), store.Config{Root: root, Backend: f.Backend, New: f.New, ExactDiffs: true, Sync: store.SyncLayer})
+	assert.NilError(t, err)
+	l := powerLoad{f: f, root: root, journal: file}
+	failed := make(chan error, loaders+1)
+	for chain := range loaders {
+		go func() { failed <- l.fill(t, s, chain, nil) }()
+	}
+	time.AfterFunc(after, func() { failed <- cut() })
+	t.Fatalf("the power did not go: %v", <-failed)
+}
+
+// VerifyCut opens the store that [LoadUntilCut] worked on and holds it to the journal.
+func VerifyCut(t *testing.T, f Factory, root, journal string) {
+	t.Helper()
+	text, err := os.ReadFile(journal)
+	assert.NilError(t, err)
+	var done []acknowledged
+	for line := range strings.Lines(string(text)) {
+		var a acknowledged
+		n, err := fmt.Sscanf(line, "%q %q %q\n", &a.name, &a.parent, &a.digest)
+		assert.NilError(t, err, "line %q: %d words", line, n)
+		done = append(done, a)
+	}
+	assert.Assert(t, len(done) > 0, "no layer was acknowledged before the cut: nothing was tested")
+	verifyCut(t, f, root, done)
 }

@@ -150,18 +150,9 @@ func removeAll(ctx context.Context, s *store.Store) error {
 const deletionPatience = 2 * time.Minute
 
 func awaitDeletions(ctx context.Context, s *store.Store) error {
-	for deadline := time.Now().Add(deletionPatience); ; time.Sleep(5 * time.Millisecond) {
-		info, err := s.Info(ctx)
-		if err != nil {
-			return err
-		}
-		if info.Deleting == 0 && info.Layers[store.StateRemoving] == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return errors.New("removed layers are still not deleted")
-		}
-	}
+	ctx, cancel := context.WithTimeout(ctx, deletionPatience)
+	defer cancel()
+	return s.Settle(ctx)
 }
 
 // listHome lists all that lies in the backend's directory, and all datasets where layers are datasets.
@@ -174,7 +165,7 @@ func (r *rig) listHome() []string {
 	})
 	assert.NilError(r.t, err)
 	if r.f.FS == "zfs" {
-		names = append(names, datasets(r.t)...)
+		names = append(names, datasets(r.t, r.env.UUID)...)
 	}
 	return names
 }

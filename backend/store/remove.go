@@ -178,6 +178,29 @@ func (s *Store) forget(l *layer) error {
 	return failpoint.Hit("store.remove.forgotten")
 }
 
+// Settle waits until the data of all removed layers is deleted.
+func (s *Store) Settle(ctx context.Context) error {
+	const pause = 5 * time.Millisecond
+	for {
+		s.mu.RLock()
+		waiting := 0
+		for _, l := range s.byID {
+			if l.left {
+				waiting++
+			}
+		}
+		s.mu.RUnlock()
+		if waiting == 0 || s.deleter == nil {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("%d removed layers are still not deleted: %w", waiting, ctx.Err())
+		}
+	}
+}
+
 // deleter deletes the data of removed layers one after the other, in the order of their removal,
 // so that a child goes before its parent. What fails is tried again later and after the next Open.
 type deleter struct {

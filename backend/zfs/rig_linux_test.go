@@ -77,14 +77,9 @@ func (r *rig) empty() {
 // settle waits until removed layers are deleted.
 func (r *rig) settle() {
 	r.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		info, err := r.Info(context.WithoutCancel(r.Context()))
-		assert.NilError(r, err)
-		if info.Deleting == 0 {
-			return
-		}
-		assert.Assert(r, time.Now().Before(deadline), "removed layers are still there")
-	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Minute)
+	defer cancel()
+	assert.NilError(r, r.Settle(ctx))
 }
 
 func (r *rig) create(name, parent string) {
