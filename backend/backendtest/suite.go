@@ -25,6 +25,9 @@ type Factory struct {
 	// Thorough makes Crash stop at each failpoint every time it is passed, not only the first time,
 	// the last time and two times between.
 	Thorough bool
+	// Slow says that starting a process takes long, as in an emulated machine, and that the backend starts many. Crash then
+	// stops at each failpoint once, returns errors from the backend's own only, and kills the recovery from one crash.
+	Slow bool
 }
 
 // suiteSize is the size of the file system that all rows of one run share, one after the other.

@@ -17,7 +17,7 @@ func construct(ctx context.Context, env backend.Env) (backend.Backend, error) {
 }
 
 func factory() backendtest.Factory {
-	return backendtest.Factory{Backend: "zfs", New: construct, FS: "zfs"}
+	return backendtest.Factory{Backend: "zfs", New: construct, FS: "zfs", Slow: true}
 }
 
 func TestConformance(t *testing.T) { backendtest.Run(t, factory()) }

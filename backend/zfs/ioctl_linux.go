@@ -129,6 +129,24 @@ func parseRecords(text []byte) (objects []uint64, err error) {
 	return objects, nil
 }
 
+// masterNode is the object that every file system has and that is no file (MASTER_NODE_OBJ).
+const masterNode = 1
+
+// exists tells whether there is a snapshot of a file system of that name.
+func (d device) exists(snapshot string) (bool, error) {
+	c := &request{}
+	c.text(offsetName, snapshot)
+	c.number(offsetObject, masterNode)
+	err := d.do(requestObjectPath, c)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	case err == nil, errors.Is(err, unix.ENOTSUP):
+		return true, nil
+	}
+	return false, fmt.Errorf("look for %s: %w", snapshot, err)
+}
+
 // Outcomes of path besides a path.
 var (
 	errNoFile = errors.New("not a file with a name") // ENOTSUP; ESTALE: it is deleted and still open

@@ -26,6 +26,7 @@ var (
 	_ backend.Cloner        = (*zfs)(nil)
 	_ backend.Syncer        = (*zfs)(nil)
 	_ backend.ContentSyncer = (*zfs)(nil)
+	_ backend.Checker       = (*zfs)(nil)
 	_ backend.Surveyor      = (*zfs)(nil)
 	_ backend.Adopter       = (*zfs)(nil)
 	_ backend.Lister        = (*zfs)(nil)
@@ -347,6 +348,28 @@ func (z *zfs) SetLimit(ctx context.Context, l backend.Layer, bytes int64) error 
 	}
 	if _, err := tool(ctx, nil, "zfs", "set", quota, z.dataset(l.ID)); err != nil {
 		return fmt.Errorf("limit layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// Check finds a sealed layer whose snapshot somebody has destroyed, so that it could have no more children. Repair makes
+// another.
+func (z *zfs) Check(ctx context.Context, l backend.Layer, repair bool) error {
+	if !l.Sealed {
+		return nil
+	}
+	snap := snapshot(z.dataset(l.ID))
+	there, err := z.device.exists(snap)
+	switch {
+	case err != nil:
+		return fmt.Errorf("check layer %s: %w", l.ID, err)
+	case there:
+		return nil
+	case !repair:
+		return fmt.Errorf("check layer %s: somebody has destroyed its snapshot %s, of which children are made: %w", l.ID, snap, errdefs.ErrFailedPrecondition)
+	}
+	if _, err := tool(ctx, nil, "zfs", "snapshot", snap); err != nil {
+		return fmt.Errorf("check layer %s: %w", l.ID, err)
 	}
 	return nil
 }

@@ -348,6 +348,24 @@ func TestSurvey(t *testing.T) {
 	assert.DeepEqual(t, r.check(store.CheckOptions{}), []string{})
 }
 
+// TestLostSnapshot: a sealed layer whose snapshot was destroyed gets another.
+func TestLostSnapshot(t *testing.T) {
+	r := newRig(t)
+	r.create("base", "")
+	r.write("base", backendtest.CreateFile("f", nil, 0o644))
+	r.create("child", "base")
+	r.remove("child")
+	r.settle()
+	command(t, "zfs", "destroy", r.dataset("base")+"@"+r.id("base"))
+	found := r.check(store.CheckOptions{})
+	assert.Equal(t, len(found), 1)
+	assert.Assert(t, strings.Contains(found[0], "somebody has destroyed its snapshot"), found[0])
+	assert.DeepEqual(t, r.check(store.CheckOptions{Repair: true}), []string{})
+	assert.DeepEqual(t, r.check(store.CheckOptions{}), []string{})
+	r.create("child", "base")
+	assert.DeepEqual(t, r.changes("child", "base"), []string{})
+}
+
 // TestAdopt takes in what Docker's zfs driver has made (daemon/graphdriver/zfs/zfs.go): datasets named like IDs, clones
 // of snapshots that are marked to go with the last clone.
 func TestAdopt(t *testing.T) {
