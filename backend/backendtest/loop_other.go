@@ -39,3 +39,5 @@ func mountImage(t testing.TB, _, _ string, _ int64, _ string) string {
 	requireRoot(t)
 	return ""
 }
+
+func datasets(testing.TB, string) []string { return nil }

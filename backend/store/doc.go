@@ -7,7 +7,8 @@
 //
 // A client names its layers as it likes. On disk a layer has an ID of 80 random bits in base 32,
 // so that an ID is never used twice, a name is free again as soon as Remove returned, and renaming
-// is a matter of metadata.
+// is a matter of metadata. A layer that was adopted from another program keeps the name that its data had
+// as ID and name.
 //
 // # On-disk format
 //

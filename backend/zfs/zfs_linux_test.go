@@ -208,7 +208,7 @@ func TestRemoveInTheWay(t *testing.T) {
 	r := newRig(t)
 	back, err := zfs.New(t.Context(), backend.Env{Home: filepath.Join(r.dir, "store/data/zfs"), UUID: r.uuid()}, r.config)
 	assert.NilError(t, err)
-	defer func() { assert.NilError(t, back.(backend.Closer).Close()) }() //nolint:forcetypeassert // it is one
+	defer func() { assert.NilError(t, back.(backend.Closer).Close()) }()
 	mnt := t.TempDir()
 	for _, c := range []struct{ name, put, want, take string }{
 		{"foreign snapshot", "zfs snapshot DS@auto", "", ""},
@@ -268,7 +268,7 @@ func TestForeignDataset(t *testing.T) {
 	r := newRig(t)
 	back, err := zfs.New(t.Context(), backend.Env{Home: filepath.Join(r.dir, "store/data/zfs"), UUID: r.uuid()}, r.config)
 	assert.NilError(t, err)
-	defer func() { assert.NilError(t, back.(backend.Closer).Close()) }() //nolint:forcetypeassert // it is one
+	defer func() { assert.NilError(t, back.(backend.Closer).Close()) }()
 	command(t, "zfs", "create", "-o", "mountpoint=legacy", r.pool+"/precious")
 	l := backend.Layer{ID: "precious"}
 	err = back.Create(t.Context(), l)
