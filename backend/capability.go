@@ -90,7 +90,7 @@ type IDMapper interface {
 	MapIDs(ctx context.Context, l Layer) error
 }
 
-// Cloner makes l a copy of the template, a layer with the same parents that nobody changes meanwhile,
+// Cloner makes l a copy of the template, a layer with the same parents, sealed or not, that nobody changes meanwhile,
 // without reading its content through a tar. It replaces Create. Without it Store.Clone applies the
 // template's diff to a new layer, and Store.SetIDMap is not supported.
 type Cloner interface {

@@ -94,47 +94,60 @@ func manyFiles(n int) []byte {
 	return archive(members...)
 }
 
-// archiveRows apply one tar each, and ask for it again in several ways.
+// archiveRows apply tars, and ask for them again in several ways.
 func archiveRows() []row {
-	var all []row
+	return []row{
+		{name: "exact diffs", run: exactDiffs},
+		{name: "exact diffs off", config: func(c *store.Config) { c.ExactDiffs = false }, run: exactOff},
+		{name: "unsafe archives", run: unsafeArchives},
+	}
+}
+
+func exactDiffs(r *rig) {
 	for _, c := range archiveCases() {
-		all = append(all, row{name: "exact diff of " + c.name, run: c.run})
+		c.fill(r)
+		size := r.apply(c.name, c.text)
+		assert.Equal(r.t, size, payload(c.text), "%s: size returned by Apply", c.name)
+		c.check(r)
 	}
-	return append(all,
-		row{name: "exact diffs off", config: func(c *store.Config) { c.ExactDiffs = false }, run: exactOff},
-		row{name: "unsafe archives", run: unsafeArchives})
-}
-
-func (c archiveCase) run(r *rig) {
-	parent := ""
-	if c.base != nil {
-		parent = "base"
-		r.fill("base", "", c.base)
-	}
-	r.create("l", parent)
-	size := r.apply("l", c.text)
-	assert.Equal(r.t, size, payload(c.text), "size returned by Apply")
-	c.check(r, parent)
 	r.reopen()
-	c.check(r, parent)
-
-	// What the tar made is the same tree that a native diff of it makes.
-	tree := rootless(r.tree("l").WithoutClock()) // directories that the tar only implies are new
-	native := r.diff("l", "")
-	r.fill("flat", "", native)
-	r.same(tree, rootless(r.tree("flat").WithoutClock()), "tree made from a diff against nothing")
+	for _, c := range archiveCases() {
+		c.check(r)
+		// What the tar made is the same tree that a native diff of it makes.
+		tree := rootless(r.tree(c.name).WithoutClock()) // directories that the tar only implies are new
+		flat := "flat " + c.name
+		r.fill(flat, "", r.diff(c.name, ""))
+		r.same(tree, rootless(r.tree(flat).WithoutClock()), c.name+": tree made from a diff against nothing")
+	}
 }
 
-func (c archiveCase) check(r *rig, parent string) {
+// parent is the name of the layer below.
+func (c archiveCase) parent() string {
+	if c.base == nil {
+		return ""
+	}
+	return "base of " + c.name
+}
+
+// fill makes the layer that the tar is for.
+func (c archiveCase) fill(r *rig) {
 	r.t.Helper()
-	got := r.diff("l", parent)
-	assert.Assert(r.t, bytes.Equal(c.text, got), "%d bytes went in, %d other bytes came out", len(c.text), len(got))
-	applied := r.stat("l").Applied
-	assert.Assert(r.t, applied != nil)
+	if c.base != nil {
+		r.fill(c.parent(), "", c.base)
+	}
+	r.create(c.name, c.parent())
+}
+
+func (c archiveCase) check(r *rig) {
+	r.t.Helper()
+	got := r.diff(c.name, c.parent())
+	assert.Assert(r.t, bytes.Equal(c.text, got), "%s: %d bytes went in, %d other bytes came out", c.name, len(c.text), len(got))
+	applied := r.stat(c.name).Applied
+	assert.Assert(r.t, applied != nil, c.name)
 	assert.Equal(r.t, *applied, store.Applied{
 		Size: payload(c.text), Bytes: int64(len(c.text)), Exact: true,
 		Digest: fmt.Sprintf("sha256:%x", sha256.Sum256(c.text)),
-	})
+	}, c.name)
 }
 
 // exactOff: without the promise a diff has the same effect, if not the same bytes.

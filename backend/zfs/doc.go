@@ -11,8 +11,8 @@
 // alone. Docker's and podman's own zfs drivers keep layers in the same way, so theirs can be adopted as they
 // are (Adopt), and used by those drivers again.
 //
-// Two more kinds of snapshot can be met: <ID>@strata-diff-* exists while a layer that is not sealed is compared with its
-// parent; and a clone that outlives the layer it was cloned from (Store.Clone, Store.SetIDMap) takes over that layer's
+// Two more kinds of snapshot can be met: <ID>@strata-tmp-* exists while a layer that is not sealed is compared with its
+// parent or cloned; and a clone that outlives the layer it was cloned from (Store.Clone, Store.SetIDMap) takes over that layer's
 // snapshot, marked to be destroyed with the last clone.
 //
 // Every change is one command that ZFS makes in one transaction, on disk when the command returns: an interrupted

@@ -53,8 +53,8 @@ func (z *zfs) narrow(ctx context.Context, l backend.Layer, upper, lower string) 
 	return f.find(ctx, objects, upper, lower)
 }
 
-// momentary begins the names of snapshots that are only there while a layer is compared.
-const momentary = "strata-diff-"
+// momentary begins the names of snapshots that are only there while a layer is compared, or cloned without being sealed.
+const momentary = "strata-tmp-"
 
 // suffix makes a name different from all others.
 func suffix() string { return strings.ToLower(rand.Text()[:10]) }

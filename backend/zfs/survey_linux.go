@@ -117,7 +117,7 @@ func (z *zfs) judge(ctx context.Context, r row, layers map[string]bool, repair b
 	case time.Since(r.created) < leftover:
 		return nil, nil //nolint:nilnil // in use
 	default:
-		o.Detail = fmt.Sprintf("the snapshot %s was left behind by a comparison that was cut off", r.name)
+		o.Detail = fmt.Sprintf("the snapshot %s was left behind by an operation that was cut off", r.name)
 		if repair {
 			if _, err := tool(ctx, nil, "zfs", "destroy", r.name); err != nil {
 				return nil, err

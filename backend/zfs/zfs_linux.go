@@ -93,27 +93,52 @@ const (
 // Create makes a clone of the nearest parent's snapshot, or an empty dataset. A dataset of that name is never
 // touched: if an earlier call made it, this one has nothing to do, else it is ErrAlreadyExists.
 func (z *zfs) Create(ctx context.Context, l backend.Layer) error {
-	if err := z.create(ctx, l, l.Parent()); err != nil {
+	var origins []string
+	if parent := l.Parent(); parent != "" {
+		for _, place := range append([]string{z.parent}, z.others...) {
+			origins = append(origins, snapshot(place+"/"+parent))
+		}
+	}
+	if err := z.create(ctx, l, origins); err != nil {
 		return fmt.Errorf("create layer %s: %w", l.ID, err)
 	}
 	return nil
 }
 
-// Clone makes a clone of the template's snapshot.
+// Clone makes a clone of the template's snapshot. A template that is not sealed gets a snapshot that goes with the last
+// clone.
 func (z *zfs) Clone(ctx context.Context, l, template backend.Layer) error {
-	if err := z.create(ctx, l, template.ID); err != nil {
+	if err := z.clone(ctx, l, template); err != nil {
 		return fmt.Errorf("clone layer %s from %s: %w", l.ID, template.ID, err)
 	}
 	return nil
 }
 
-// create makes l a clone of another layer, or an empty one if there is none.
-func (z *zfs) create(ctx context.Context, l backend.Layer, other string) error {
-	if err := backend.CheckID(l.ID); err != nil {
+func (z *zfs) clone(ctx context.Context, l, template backend.Layer) error {
+	origin := snapshot(z.dataset(template.ID))
+	if template.Sealed {
+		return z.create(ctx, l, []string{origin})
+	}
+	origin = z.dataset(template.ID) + "@" + momentary + l.ID
+	if _, err := tool(ctx, nil, "zfs", "snapshot", origin); err != nil && !run.Said(err, "dataset already exists") {
+		return err
+	}
+	err := z.create(ctx, l, []string{origin})
+	_, derr := tool(context.WithoutCancel(ctx), nil, "zfs", "destroy", "-d", origin)
+	return errors.Join(err, derr)
+}
+
+// create makes l a clone of the first of the origins that is there, or an empty one if none are given.
+func (z *zfs) create(ctx context.Context, l backend.Layer, origins []string) error {
+	err := backend.CheckID(l.ID)
+	for _, p := range l.Parents {
+		err = errors.Join(err, backend.CheckID(p.ID))
+	}
+	if err != nil {
 		return err
 	}
 	args := []string{"zfs", "create"}
-	if other != "" {
+	if len(origins) > 0 {
 		args[1] = "clone"
 	}
 	args = append(args, "-o", "mountpoint=legacy", "-o", autoSnapshot+"=false", "-o", storeProperty+"="+z.uuid)
@@ -121,9 +146,9 @@ func (z *zfs) create(ctx context.Context, l backend.Layer, other string) error {
 	if l.Limit > 0 {
 		args = append(args, "-o", "quota="+strconv.FormatInt(l.Limit, 10))
 	}
-	err := z.make(ctx, args, z.dataset(l.ID), other)
+	err = z.make(ctx, args, z.dataset(l.ID), origins)
 	if run.Said(err, "dataset already exists") {
-		err = z.madeBefore(ctx, l.ID, other, err)
+		err = z.madeBefore(ctx, l.ID, origins, err)
 	}
 	if err != nil {
 		return err
@@ -131,18 +156,14 @@ func (z *zfs) create(ctx context.Context, l backend.Layer, other string) error {
 	return failpoint.Hit("zfs.create.dataset-made")
 }
 
-// make runs the command for the new dataset, looking for the other layer in all stores.
-func (z *zfs) make(ctx context.Context, args []string, dataset, other string) error {
-	if other == "" {
+// make runs the command for the new dataset.
+func (z *zfs) make(ctx context.Context, args []string, dataset string, origins []string) error {
+	if len(origins) == 0 {
 		_, err := tool(ctx, nil, append(args, dataset)...)
 		return err
 	}
-	if err := backend.CheckID(other); err != nil {
-		return err
-	}
 	var err error
-	for _, parent := range append([]string{z.parent}, z.others...) {
-		origin := snapshot(parent + "/" + other)
+	for _, origin := range origins {
 		_, err = tool(ctx, nil, append(slices.Clone(args), origin, dataset)...)
 		switch {
 		case err == nil:
@@ -157,17 +178,13 @@ func (z *zfs) make(ctx context.Context, args []string, dataset, other string) er
 }
 
 // madeBefore returns nil if the dataset of that ID is what a complete call would have made.
-func (z *zfs) madeBefore(ctx context.Context, id, other string, cause error) error {
+func (z *zfs) madeBefore(ctx context.Context, id string, origins []string, cause error) error {
 	values, err := properties(ctx, z.dataset(id), "origin", storeProperty)
 	if err != nil {
 		return errors.Join(cause, err)
 	}
-	origins := []string{"-"}
-	if other != "" {
-		origins[0] = snapshot(z.dataset(other))
-		for _, parent := range z.others {
-			origins = append(origins, snapshot(parent+"/"+other))
-		}
+	if len(origins) == 0 {
+		origins = []string{"-"}
 	}
 	if values[1] == z.uuid && slices.Contains(origins, values[0]) {
 		return nil
