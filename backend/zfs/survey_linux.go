@@ -89,7 +89,7 @@ func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error)
 			found = append(found, *o)
 		}
 	}
-	if others := adoptable(rows, z.parent); len(others) > 0 {
+	if others := z.adoptable(rows); len(others) > 0 {
 		found = append(found, backend.Oddity{Notice: true, Detail: fmt.Sprintf(
 			"below %s there are %d layers of another program, such as %s: strata adopt takes them in", z.parent, len(others), others[0].id())})
 	}
@@ -129,18 +129,20 @@ func (z *zfs) judge(ctx context.Context, r row, layers map[string]bool, repair b
 }
 
 // adoptable picks the datasets that look like layers of Docker's or podman's zfs driver, parents first: mounted by
-// hand, named like an ID, unused, of no store, and made from nothing or from each other.
-func adoptable(rows []row, parent string) []row {
+// hand, named like an ID, unused, of no store, and made from nothing, from each other or from a layer of this store: an
+// adoption may have been cut off.
+func (z *zfs) adoptable(rows []row) []row {
 	byName := map[string]row{}
+	added := map[string]bool{}
 	for _, r := range rows {
-		candidate := r.kind == "filesystem" && r.name == parent+"/"+r.id() && r.mountpoint == "legacy" && r.mounted == "no" &&
+		added[r.name] = r.kind == "filesystem" && r.store == z.uuid && r.name == z.dataset(r.id())
+		candidate := r.kind == "filesystem" && r.name == z.dataset(r.id()) && r.mountpoint == "legacy" && r.mounted == "no" &&
 			r.store == "-" && backend.CheckID(r.id()) == nil
 		if candidate {
 			byName[r.name] = r
 		}
 	}
 	var found []row
-	added := map[string]bool{}
 	var add func(r row) bool
 	add = func(r row) bool {
 		if added[r.name] {
@@ -149,7 +151,7 @@ func adoptable(rows []row, parent string) []row {
 		from, _, _ := strings.Cut(r.origin, "@")
 		if from != "-" {
 			p, ok := byName[from]
-			if !ok || !add(p) {
+			if !added[from] && (!ok || !add(p)) {
 				return false
 			}
 		}
@@ -171,7 +173,7 @@ func (z *zfs) Adoptable(ctx context.Context) ([]backend.Foundling, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for layers to adopt: %w", err)
 	}
-	found := adoptable(rows, z.parent)
+	found := z.adoptable(rows)
 	list := make([]backend.Foundling, 0, len(found))
 	for _, r := range found {
 		from, _, _ := strings.Cut(r.origin, "@")
