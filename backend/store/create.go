@@ -97,7 +97,10 @@ func (s *Store) create(ctx context.Context, name string, parent *layer, o Create
 	if err := s.writable(); err != nil {
 		return err
 	}
-	if o.Limit < 0 || o.Limit > 0 && s.able.limiter == nil {
+	if o.Limit < 0 {
+		return fmt.Errorf("layer %q: limit of %d bytes: %w", name, o.Limit, errdefs.ErrInvalidArgument)
+	}
+	if o.Limit > 0 && s.able.limiter == nil {
 		return fmt.Errorf("layer %q: limit of %d bytes: backend %s keeps no limits: %w", name, o.Limit, s.meta.Backend, errdefs.ErrNotImplemented)
 	}
 	if err := s.free(name); err != nil { // before anything is sealed for it
