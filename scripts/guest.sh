@@ -180,7 +180,7 @@ guest_compile() {
 guest_make_modules() {
     # Without debug information, which nobody looks at.
     local flags=KCFLAGS=-g0
-    (cd "$1" && env "$flags" ./configure --with-config=kernel --with-linux="${2%-amd64}-common" --with-linux-obj="$2") &&
+    (cd "$1" && env CC=gcc-12 "$flags" ./configure --with-config=kernel --with-linux="${2%-amd64}-common" --with-linux-obj="$2") &&
         make -C "$1" -s -j"$(nproc)" "$flags"
 }
 
