@@ -147,7 +147,7 @@ func removeAll(ctx context.Context, s *store.Store) error {
 }
 
 // deletionPatience bounds the store's background deletion of a test's layers.
-const deletionPatience = 2 * time.Minute
+const deletionPatience = 10 * time.Minute
 
 func awaitDeletions(ctx context.Context, s *store.Store) error {
 	ctx, cancel := context.WithTimeout(ctx, deletionPatience)

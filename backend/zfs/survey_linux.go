@@ -132,36 +132,27 @@ func (z *zfs) judge(ctx context.Context, r row, layers map[string]bool, repair b
 // hand, named like an ID, unused, of no store, and made from nothing, from each other or from a layer of this store: an
 // adoption may have been cut off.
 func (z *zfs) adoptable(rows []row) []row {
-	byName := map[string]row{}
-	added := map[string]bool{}
+	waiting := map[string]row{}
+	done := map[string]bool{}
 	for _, r := range rows {
-		added[r.name] = r.kind == "filesystem" && r.store == z.uuid && r.name == z.dataset(r.id())
-		candidate := r.kind == "filesystem" && r.name == z.dataset(r.id()) && r.mountpoint == "legacy" && r.mounted == "no" &&
-			r.store == "-" && backend.CheckID(r.id()) == nil
-		if candidate {
-			byName[r.name] = r
+		switch {
+		case r.kind != "filesystem" || r.name != z.dataset(r.id()):
+		case r.store == z.uuid:
+			done[r.name] = true
+		case r.store == "-" && r.mountpoint == "legacy" && r.mounted == "no" && backend.CheckID(r.id()) == nil:
+			waiting[r.name] = r
 		}
 	}
 	var found []row
-	var add func(r row) bool
-	add = func(r row) bool {
-		if added[r.name] {
-			return true
-		}
-		from, _, _ := strings.Cut(r.origin, "@")
-		if from != "-" {
-			p, ok := byName[from]
-			if !added[from] && (!ok || !add(p)) {
-				return false
+	for more := true; more; {
+		more = false
+		for _, r := range rows { // sorted by name
+			from, _, _ := strings.Cut(r.origin, "@")
+			if _, ok := waiting[r.name]; ok && (from == "-" || done[from]) {
+				delete(waiting, r.name)
+				done[r.name], more = true, true
+				found = append(found, r)
 			}
-		}
-		added[r.name] = true
-		found = append(found, r)
-		return true
-	}
-	for _, r := range rows { // zfs list sorts by name
-		if _, ok := byName[r.name]; ok {
-			add(r)
 		}
 	}
 	return found
