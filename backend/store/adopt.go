@@ -13,7 +13,8 @@ import (
 
 // Adopt lists layers that another program has made in the backend's place and, if told to, takes them in under the
 // names that they have. Nothing is copied or renamed. It can be repeated after it was cut off. The other program must
-// not be running. ErrNotImplemented if the backend cannot, ErrAlreadyExists if a name is taken.
+// not be running. ErrNotImplemented if the backend cannot, ErrFailedPrecondition if the store promises exact diffs,
+// which nobody can keep for them, ErrAlreadyExists if a name is taken.
 func (s *Store) Adopt(ctx context.Context, yes bool) ([]Adoption, error) {
 	if s.able.adopter == nil {
 		return nil, fmt.Errorf("adopt: backend %s takes in no other program's layers: %w", s.meta.Backend, errdefs.ErrNotImplemented)
@@ -21,6 +22,9 @@ func (s *Store) Adopt(ctx context.Context, yes bool) ([]Adoption, error) {
 	if yes {
 		if err := s.writable(); err != nil {
 			return nil, fmt.Errorf("adopt: %w", err)
+		}
+		if s.meta.ExactDiffs {
+			return nil, fmt.Errorf("adopt: the store promises exact diffs, so that Docker would not keep its own record of the layers and find them changed: make a store with exact-diffs=false: %w", errdefs.ErrFailedPrecondition)
 		}
 	}
 	found, err := s.able.adopter.Adoptable(ctx)

@@ -28,12 +28,13 @@ type rig struct {
 	dir    string // where the pool is mounted
 	pool   string
 	config *zfs.Config
+	exact  bool
 	*store.Store
 }
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{TB: t, dir: backendtest.LoopFS(t, "zfs", poolSize, ""), config: zfs.NewConfig()}
+	r := &rig{TB: t, dir: backendtest.LoopFS(t, "zfs", poolSize, ""), config: zfs.NewConfig(), exact: true}
 	r.pool = strings.TrimSpace(command(t, "zfs", "list", "-H", "-o", "name", r.dir))
 	r.reopen()
 	t.Cleanup(r.empty)
@@ -42,7 +43,7 @@ func newRig(t testing.TB) *rig {
 
 func (r *rig) options() store.Config {
 	return store.Config{
-		Root: filepath.Join(r.dir, "store"), Backend: "zfs", ExactDiffs: true,
+		Root: filepath.Join(r.dir, "store"), Backend: "zfs", ExactDiffs: r.exact,
 		New: func(ctx context.Context, env backend.Env) (backend.Backend, error) {
 			return zfs.New(ctx, env, r.config)
 		},

@@ -384,6 +384,12 @@ func TestAdopt(t *testing.T) {
 	list, err := r.Adopt(t.Context(), false)
 	assert.NilError(t, err)
 	assert.DeepEqual(t, list, want)
+	_, err = r.Adopt(t.Context(), true)
+	assert.ErrorContains(t, err, "exact-diffs=false")
+	assert.NilError(t, r.Close(t.Context()))
+	assert.NilError(t, os.RemoveAll(filepath.Join(r.dir, "store")))
+	r.Store, r.exact = nil, false
+	r.reopen()
 	for _, point := range []string{"store.adopt.recorded", "store.adopt.adopted"} {
 		disarm := failpoint.Arm(point, func() error { return failpoint.ErrInjected })
 		_, err := r.Adopt(t.Context(), true)

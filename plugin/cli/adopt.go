@@ -17,7 +17,8 @@ func (s *session) adopt() *cobra.Command {
 
 With the backend zfs these are the datasets of Docker's and podman's own zfs drivers below the same parent
 dataset. Nothing is copied or renamed: afterwards they are layers of this store under the names that they have, and
-the other program's still. It must not be running meanwhile, nor use them in turns with this store later.`,
+the other program's still. It must not be running meanwhile, nor use them in turns with this store later. The store has
+to be one that was made with exact-diffs=false: nobody can tell any more which tar those layers came from.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.with(cmd.Context(), yes, func(t *target) error {
