@@ -78,7 +78,7 @@ func (r *rig) empty() {
 // settle waits until removed layers are deleted.
 func (r *rig) settle() {
 	r.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Minute)
 	defer cancel()
 	assert.NilError(r, r.Settle(ctx))
 }
