@@ -69,10 +69,10 @@ guest_make() {
     guest_make_apart "$@" >&2 &
     child=$!
     set +m
+    # Once: whoever is impatient must not leave half of it.
     # shellcheck disable=SC2064 # the child of now
-    trap "kill -TERM -- -$child" INT TERM HUP
+    trap "trap '' INT TERM HUP; kill -TERM -- -$child" INT TERM HUP
     wait "$child" || status=$?
-    trap '' INT TERM HUP
     wait "$child" || true
     trap - INT TERM HUP
     [ "$status" -eq 0 ] || exit "$status"
