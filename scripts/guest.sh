@@ -61,9 +61,10 @@ guest_find() {
 # guest_make CACHE RECIPE adds a guest to the cache.
 guest_make() {
     local child status=0
+    # perl is for configure, which needs more of it than what is always installed.
     engine_install ca-certificates=/etc/ssl/certs/ca-certificates.crt gcc-12=/usr/bin/gcc-12 \
-        libc6-dev=/usr/include/stdio.h make=/usr/bin/make kmod=/sbin/depmod xz-utils=/usr/bin/xz \
-        libelf1=/usr/lib/x86_64-linux-gnu/libelf.so.1 >&2
+        libc6-dev=/usr/include/stdio.h make=/usr/bin/make perl=/usr/bin/prove \
+        kmod=/sbin/depmod xz-utils=/usr/bin/xz libelf1=/usr/lib/x86_64-linux-gnu/libelf.so.1 >&2
     # A process group of its own, all of which a signal to this script ends.
     set -m
     guest_make_apart "$@" >&2 &
