@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -28,7 +31,16 @@ func (i *images) strata() string { return filepath.Join(i.plugins[0], "rootfs", 
 // archive returns the path of the archive that WriteImage made of the layers called name.
 func (i *images) archive(name string) string { return filepath.Join(i.dir, name+".tar") }
 
-// shared makes the fixtures at the first call. They live in a directory that TestMain removes.
+// fixtureList says what is in a directory of fixtures. It is written last, so that one without is not whole.
+type fixtureList struct {
+	Debian, Busybox, Many *engine.Layer
+	Plugins               []string
+}
+
+const fixtureFile = "fixtures.json"
+
+// shared makes the fixtures at the first call. They live in a directory that TestMain removes, or
+// in that of STRATA_E2E_FIXTURES.
 type shared struct {
 	once sync.Once
 	dir  string
@@ -47,7 +59,7 @@ func fixtures(t *testing.T) *images {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	all.once.Do(func() { all.made, all.err = makeFixtures(t, all.dir) })
+	all.once.Do(func() { all.made, all.err = openFixtures(t, all.dir) })
 	assert.NilError(t, all.err)
 	return all.made
 }
@@ -57,6 +69,9 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) int {
+	if all.dir = os.Getenv("STRATA_E2E_FIXTURES"); all.dir != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("/var/tmp", "strata-e2e-fixtures-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -71,13 +86,53 @@ func runTests(m *testing.M) int {
 	return code
 }
 
-func makeFixtures(t *testing.T, dir string) (*images, error) {
+// TestFixtures makes what all tests share, for those that run where it cannot be made: see doc.go.
+func TestFixtures(t *testing.T) {
+	f := fixtures(t)
+	for _, name := range []string{"busybox", "debian", "many"} {
+		_, err := os.Stat(f.archive(name))
+		assert.NilError(t, err)
+	}
+}
+
+// openFixtures reads what is in the directory, or makes it.
+func openFixtures(t *testing.T, dir string) (*images, error) {
 	t.Helper()
 	cache, err := engine.OpenCache()
 	if err != nil {
 		return nil, err
 	}
-	i := &images{cache: cache, dir: dir}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, fixtureFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		i, err := makeFixtures(t, cache, dir)
+		if err != nil {
+			return nil, err
+		}
+		if b, err = json.Marshal(fixtureList{i.debian, i.busybox, i.many, i.plugins}); err != nil {
+			return nil, err
+		}
+		return i, os.WriteFile(path, b, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var l fixtureList
+	if err := json.Unmarshal(b, &l); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return &images{cache, dir, l.Debian, l.Busybox, l.Many, l.Plugins}, nil
+}
+
+func makeFixtures(t *testing.T, cache *engine.Cache, dir string) (i *images, err error) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	i = &images{cache: cache, dir: dir}
 	if i.debian, err = engine.DebianRoot(t.Context(), cache); err != nil {
 		return nil, err
 	}

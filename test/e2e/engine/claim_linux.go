@@ -20,20 +20,28 @@ func claim() (dir string, owned io.Closer, err error) {
 		return "", nil, err
 	}
 	defer func() { err = errors.Join(err, unlock.Close()) }()
-	old, err := filepath.Glob(filepath.Join(machines, "strata-machine-*"))
-	if err != nil {
+	if err := sweepAll(); err != nil {
 		return "", nil, err
-	}
-	for _, dir := range old {
-		if err := sweep(dir); err != nil {
-			return "", nil, err
-		}
 	}
 	if dir, err = os.MkdirTemp(machines, "strata-machine-"); err != nil {
 		return "", nil, err
 	}
 	owned, err = lockDir(dir, unix.LOCK_EX)
 	return dir, owned, err
+}
+
+// sweepAll removes what machines left. In the guest of scripts/vm, whose root is an overlay over the files of
+// another host, directories are those of that host's machines, and their locks cannot be seen.
+func sweepAll() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(machines, &st); err != nil || st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return err
+	}
+	old, err := filepath.Glob(filepath.Join(machines, "strata-machine-*"))
+	for _, dir := range old {
+		err = errors.Join(err, sweep(dir))
+	}
+	return err
 }
 
 // sweep removes what a machine left, unless it lives.
@@ -45,7 +53,7 @@ func sweep(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(removeCgroups("/"+filepath.Base(dir)), os.RemoveAll(dir), l.Close())
+	return errors.Join(destroyPool(dir), removeCgroups("/"+filepath.Base(dir)), os.RemoveAll(dir), l.Close())
 }
 
 // lockDir takes a flock on a directory. It ends when the result is closed, or with the process.

@@ -1,16 +1,28 @@
 # Run by sh as a child of the init of a new mount and PID namespace, with the machine's directory,
-# what is to be laid over /usr and the file system of /var/lib's image, both perhaps empty.
+# what is to be laid over /usr and the file system of /var/lib's image, both perhaps empty. With
+# zfs that image is a pool, named like the directory.
 set -eu
 dir=$1 usr=$2 fs=$3
 mount --make-rprivate /
 mount -t proc proc /proc
-mount -t overlay -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/etcwork" etc /etc
-mount --bind "$dir/run" /run
-if [ -n "$fs" ]; then
-    mount -o loop "$dir/lib.img" /var/lib
-else
-    mount --bind "$dir/lib" /var/lib
+upper=$dir
+if [ "$(stat --file-system --format=%T "$dir")" = overlayfs ]; then
+    # Where the root is an overlay, as in the guest of scripts/vm, it cannot take what another one writes.
+    upper=$dir/memory
+    mkdir "$upper"
+    mount -t tmpfs memory "$upper"
+    cp -a "$dir/etc" "$dir/etcwork" "$upper"
 fi
+mount -t overlay -o "lowerdir=/etc,upperdir=$upper/etc,workdir=$upper/etcwork" etc /etc
+mount --bind "$dir/run" /run
+case $fs in
+'') mount --bind "$dir/lib" /var/lib ;;
+zfs)
+    zpool create -o cachefile=none -m legacy "${dir##*/}" "$dir/lib.img"
+    mount -t zfs "${dir##*/}" /var/lib
+    ;;
+*) mount -o loop "$dir/lib.img" /var/lib ;;
+esac
 [ -z "$usr" ] || mount -t overlay -o "lowerdir=$usr:/usr" usr /usr
 mount --make-rshared /
 # As Debian has it: a service of its own. One that dockerd starts itself is killed and started again

@@ -24,7 +24,7 @@ var setup string
 // Config describes a machine.
 type Config struct {
 	Usr    string // laid over /usr, "" for none: see Release.Usr
-	FS     string // "btrfs", "ext4" or "xfs" puts /var/lib on a loop image, "" in a directory of the host
+	FS     string // "btrfs", "ext4" or "xfs" puts /var/lib on a loop image, "zfs" on a pool, "" in a directory of the host
 	SubIDs bool   // give user daemon 65536 subordinate ids from 100000, for --userns-remap=daemon
 }
 
@@ -52,7 +52,7 @@ func Boot(ctx context.Context, c Config) (_ *Machine, err error) {
 	m := &Machine{dir: dir, owned: owned}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("boot machine %s: %w", dir, err), m.halt(), os.RemoveAll(dir), owned.Close())
+			err = errors.Join(fmt.Errorf("boot machine %s: %w", dir, err), m.halt(), destroyPool(dir), os.RemoveAll(dir), owned.Close())
 		}
 	}()
 	if err := m.prepare(ctx, c); err != nil {
@@ -94,6 +94,9 @@ func (m *Machine) prepare(ctx context.Context, c Config) error {
 		if err := errors.Join(os.WriteFile(img, nil, 0o600), os.Truncate(img, imageSize)); err != nil {
 			return err
 		}
+	}
+	if c.FS != "" && c.FS != "zfs" { // a pool is made where it is mounted
+		img := filepath.Join(m.dir, "lib.img")
 		if out, err := exec.CommandContext(ctx, "mkfs."+c.FS, "-q", img).CombinedOutput(); err != nil {
 			return fmt.Errorf("make file system: %w: %s", err, out)
 		}
@@ -177,7 +180,7 @@ func (m *Machine) mountPoints() (map[string]int, error) {
 // Close ends everything in the machine and deletes it. It is an error if that takes more than
 // ten seconds or if anything of the machine stays on the real host.
 func (m *Machine) Close() error {
-	return errors.Join(m.halt(), m.loops(), removeCgroups(m.cgroup()), os.RemoveAll(m.dir), m.owned.Close())
+	return errors.Join(m.halt(), destroyPool(m.dir), m.loops(), removeCgroups(m.cgroup()), os.RemoveAll(m.dir), m.owned.Close())
 }
 
 // halt ends the machine's init and so, by the rules of PID namespaces, all that runs in it.

@@ -22,11 +22,24 @@ func Releases() []Release {
 	return []Release{{"bookworm", "20.10"}, {"trixie", "26.1"}}
 }
 
+// Own returns the engine that the host has itself.
+func Own(ctx context.Context) (Release, error) {
+	out, err := exec.CommandContext(ctx, "dockerd", "--version").Output()
+	if err != nil {
+		return Release{}, fmt.Errorf("ask dockerd for its version: %w", err)
+	}
+	for _, r := range Releases() {
+		if strings.HasPrefix(string(out), "Docker version "+r.Version+".") {
+			return r, nil
+		}
+	}
+	return Release{}, fmt.Errorf("%s is none of %v", bytes.TrimSpace(out), Releases())
+}
+
 // Usr returns a directory to be laid over /usr so that dockerd is this release, "" if the host's
 // own is. The packages are downloaded once, with the host's own apt sources for another suite.
 func (r Release) Usr(ctx context.Context, c *Cache) (string, error) {
-	out, err := exec.CommandContext(ctx, "dockerd", "--version").Output()
-	if err == nil && strings.HasPrefix(string(out), "Docker version "+r.Version+".") {
+	if own, err := Own(ctx); err == nil && own == r {
 		return "", nil
 	}
 	dir, err := c.Entry(ctx, "engine-"+r.Suite, r.unpack)
