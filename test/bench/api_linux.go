@@ -39,8 +39,8 @@ func (a *api) call(ctx context.Context, method, path, contentType string, body i
 	}
 	defer func() { _ = resp.Body.Close() }() // read says whether it came whole
 	if resp.StatusCode >= http.StatusBadRequest {
-		text, err := io.ReadAll(resp.Body)
-		return fmt.Errorf("%s %s: %s: %s %w", method, path, resp.Status, bytes.TrimSpace(text), err)
+		text, _ := io.ReadAll(resp.Body) // what there is of it
+		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, bytes.TrimSpace(text))
 	}
 	if err := read(resp.Body); err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)

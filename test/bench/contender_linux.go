@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"strata/test/e2e/engine"
 )
-
-// fileSystem is what everybody stores on: a fresh one each, with a journal, on a loop image. On one
-// that is shared, who comes second pays for the inodes that the first deleted (ext4 without a journal
-// does not reuse them for minutes, and looks at each: fs/ext4/ialloc.c, recently_deleted).
-const fileSystem = "ext4"
 
 // contender is a storage driver with a dockerd of its own.
 type contender struct {
@@ -37,16 +33,17 @@ func (c *contender) stores() bool { return !strings.HasPrefix(c.name, "null") }
 
 // kinds lists the contenders, the one that all are compared with first.
 func kinds(o options) []kind {
+	settings := o.settings()
 	all := []kind{
-		{"layer", "strata", nil},
-		{"none", "strata", []string{"STRATA_SYNC=none"}},
-		{"inexact", "strata", []string{"STRATA_SYNC=none", "STRATA_EXACT_DIFFS=false"}},
+		{"layer", "strata", settings},
+		{"none", "strata", append(slices.Clone(settings), "STRATA_SYNC=none")},
+		{"inexact", "strata", append(slices.Clone(settings), "STRATA_SYNC=none", "STRATA_EXACT_DIFFS=false")},
 		{"null", "null", []string{"-exact=true"}},
 		{"null-inexact", "null", []string{"-exact=false"}},
 	}
-	chosen := []kind{{"overlay2", "overlay2", nil}}
+	chosen := []kind{{o.builtin, o.builtin, nil}}
 	for _, k := range all {
-		if o.only == "" || strings.Contains(","+o.only+",", ","+k.name+",") {
+		if o.only == "" || has(o.only, k.name) {
 			chosen = append(chosen, k)
 		}
 	}
@@ -56,7 +53,7 @@ func kinds(o options) []kind {
 // newContender boots a machine and starts a dockerd in it that uses the driver.
 func newContender(ctx context.Context, k kind, o options) (_ *contender, err error) {
 	progress("starting %s", k.name)
-	m, err := engine.Boot(ctx, engine.Config{FS: fileSystem})
+	m, err := engine.Boot(ctx, engine.Config{FS: o.fs})
 	if err != nil {
 		return nil, err
 	}

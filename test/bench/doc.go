@@ -1,4 +1,4 @@
-// Command bench measures Strata against dockerd's built-in overlay2 and prints a table.
+// Command bench measures Strata against dockerd's own driver for a file system and prints a table.
 //
 // scripts/bench builds and runs it; `bench -help` lists its flags. Every contender has a dockerd of
 // its own on a private host (package strata/test/e2e/engine), with a file system of its own on the
@@ -8,12 +8,13 @@
 //
 // The contenders:
 //
-//	overlay2           dockerd's own
+//	overlay2           dockerd's own on ext4; on btrfs and ZFS its drivers of those names
 //	layer              Strata as installed: sync=layer, exact diffs
-//	none               the same with sync=none, which is as durable as overlay2
+//	none               the same with sync=none, which is as durable as dockerd's own
 //	inexact            sync=none without exact diffs
 //	null, null-inexact throw every layer away: as fast as any driver can be (package null)
 //
 // Below Docker, the same layers are applied, compared and written out by the plugin over its
-// socket and, in this process, by the code that dockerd uses (docker/docker/pkg/archive).
+// socket and, in this process, by the code that dockerd uses (docker/docker/pkg/archive). The level scale
+// lets one store grow to 1000 layers: what the plugin then does is to take as long as before.
 package main

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +16,23 @@ import (
 
 // How often short operations are repeated within one round.
 const repeats = 5
+
+// enough is how long that may take before a measure is not repeated any more.
+const enough = 15 * time.Second
+
+// repeat repeats a measure.
+func repeat(measure func() error) error {
+	begin := time.Now()
+	for i := range repeats {
+		if i > 0 && time.Since(begin) > enough {
+			break
+		}
+		if err := measure(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // dockerBench measures what users see.
 type dockerBench struct {
@@ -53,9 +69,13 @@ func benchDocker(ctx context.Context, o options, w *workloads, t *table) (err er
 			{"many", b.many},
 			{"big", b.big},
 			{"deep", b.deep},
-			{"builds", b.builds},
+			{"small", b.small},
+			{"copies", func(ctx context.Context, c *contender) error { return b.build(ctx, c, "build, 20 COPY", "COPY f /f%d") }},
+			{"runs", func(ctx context.Context, c *contender) error {
+				return b.build(ctx, c, "build, 20 RUN", "RUN echo %[1]d > /f%[1]d")
+			}},
 		} {
-			if !slices.Contains(strings.Split(o.parts, ","), part.name) {
+			if !has(o.parts, part.name) {
 				continue
 			}
 			for _, c := range all {
@@ -144,44 +164,42 @@ func (b *dockerBench) change(ctx context.Context, c *contender) error {
 	if err := c.api.startAndWait(ctx, id); err != nil {
 		return err
 	}
-	for range repeats {
-		err := b.time("diff, small change to many", c, func() error {
+	err = repeat(func() error {
+		return b.time("diff, small change to many", c, func() error {
 			n, err := c.api.changes(ctx, id)
 			if err == nil && n != smallChanges {
 				err = fmt.Errorf("docker diff lists %d changes instead of %d", n, smallChanges)
 			}
 			return err
 		})
+	})
+	if err != nil {
+		return err
+	}
+	err = repeat(func() error {
+		err := b.time("commit, small change to many", c, func() error { return c.api.commit(ctx, id, "changed") })
 		if err != nil {
 			return err
 		}
-	}
-	for range repeats {
-		if err := b.time("commit, small change to many", c, func() error { return c.api.commit(ctx, id, "changed") }); err != nil {
-			return err
-		}
-		if err := c.api.removeImage(ctx, "changed"); err != nil {
-			return err
-		}
+		return c.api.removeImage(ctx, "changed")
+	})
+	if err != nil {
+		return err
 	}
 	return c.api.remove(ctx, id)
 }
 
 // lifecycle measures containers that do nothing.
 func (b *dockerBench) lifecycle(ctx context.Context, c *contender, measure, image string) error {
-	for range repeats {
-		err := b.time(measure, c, func() error {
+	return repeat(func() error {
+		return b.time(measure, c, func() error {
 			id, err := c.api.create(ctx, image, "true")
 			if err != nil {
 				return err
 			}
 			return errors.Join(c.api.startAndWait(ctx, id), c.api.remove(ctx, id))
 		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 func (b *dockerBench) deep(ctx context.Context, c *contender) error {
@@ -209,32 +227,59 @@ func (b *dockerBench) deep(ctx context.Context, c *contender) error {
 	return b.removeImage(ctx, c, "rmi, 60 layers", "deep")
 }
 
-// builds measures the classic builder, whose every step is a layer that is diffed and applied.
-func (b *dockerBench) builds(ctx context.Context, c *contender) error {
+// small measures what is left when there is next to nothing to store.
+func (b *dockerBench) small(ctx context.Context, c *contender) error {
+	err := repeat(func() error {
+		if err := b.load(ctx, c, "load, small image", "busybox"); err != nil {
+			return err
+		}
+		return b.removeImage(ctx, c, "rmi, small image", "busybox")
+	})
+	if err != nil || !c.stores() {
+		return err
+	}
+	if err := c.api.load(ctx, b.w.archive("busybox")); err != nil {
+		return err
+	}
+	err = repeat(func() error {
+		return b.time("create + rm, small image", c, func() error {
+			id, err := c.api.create(ctx, "busybox", "true")
+			if err != nil {
+				return err
+			}
+			return c.api.remove(ctx, id)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.lifecycle(ctx, c, "create + start + rm, small image", "busybox"); err != nil {
+		return err
+	}
+	return c.api.removeImage(ctx, "busybox")
+}
+
+// build measures the classic builder, whose every step is a layer that is diffed and applied.
+func (b *dockerBench) build(ctx context.Context, c *contender, name, step string) error {
 	if !c.stores() {
 		return nil
 	}
 	if err := c.api.load(ctx, b.w.archive("busybox")); err != nil {
 		return err
 	}
-	for _, build := range []struct{ name, step string }{
-		{"build, 20 COPY", "COPY f /f%d"},
-		{"build, 20 RUN", "RUN echo %[1]d > /f%[1]d"},
-	} {
-		var lines []string
-		for i := range 20 {
-			lines = append(lines, fmt.Sprintf(build.step, i))
-		}
-		buildContext, err := contextTar("FROM busybox\n" + strings.Join(lines, "\n") + "\n")
-		if err != nil {
-			return err
-		}
-		if err := b.time(build.name, c, func() error { return c.api.build(ctx, "built", buildContext) }); err != nil {
-			return err
-		}
-		if err := c.api.removeImage(ctx, "built"); err != nil {
-			return err
-		}
+	var lines []string
+	for i := range 20 {
+		lines = append(lines, fmt.Sprintf(step, i))
+	}
+	buildContext, err := contextTar("FROM busybox\n" + strings.Join(lines, "\n") + "\n")
+	if err != nil {
+		return err
+	}
+	if err := b.time(name, c, func() error { return c.api.build(ctx, "built", buildContext) }); err != nil {
+		return err
+	}
+	if err := c.api.removeImage(ctx, "built"); err != nil {
+		return err
 	}
 	return c.api.removeImage(ctx, "busybox")
 }

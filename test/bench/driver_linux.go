@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,12 +25,15 @@ type driverBench struct {
 	api   *api
 	name  string
 	layer int // for names of layers
+
+	strata  string   // the binary
+	options []string // arguments of strata serve
 }
 
 // driverKinds are the settings that are compared at this level.
 func driverKinds() []struct {
 	name    string
-	options []string
+	options []string // arguments of strata serve
 } {
 	return []struct {
 		name    string
@@ -48,17 +52,26 @@ func benchDriver(ctx context.Context, o options, w *workloads, t *table) error {
 	}
 	for round := range o.rounds {
 		progress("round %d of %d: docker's own code", round+1, o.rounds)
-		if err := benchArchive(ctx, w, t); err != nil {
+		if err := benchArchive(ctx, o.fs, w, t); err != nil {
 			return err
 		}
 		for _, k := range driverKinds() {
 			progress("round %d of %d: %s", round+1, o.rounds, k.name)
-			if err := benchPlugin(ctx, w, t, strata, k.name, k.options); err != nil {
+			b := &driverBench{w: w, t: t, strata: strata, name: k.name, options: flags(k.options, o.options)}
+			if err := benchPlugin(ctx, o.fs, b); err != nil {
 				return fmt.Errorf("%s: %w", k.name, err)
 			}
 		}
 	}
 	return nil
+}
+
+// flags writes options as strata serve takes them.
+func flags(options ...[]string) (args []string) {
+	for _, o := range slices.Concat(options...) {
+		args = append(args, "--option", o)
+	}
+	return args
 }
 
 // timeAs measures one operation of a contender.
@@ -79,14 +92,14 @@ const (
 // applied are the layers that ApplyDiff is measured with.
 func (w *workloads) applied() map[string]*engine.Layer {
 	return map[string]*engine.Layer{
-		"ApplyDiff, Debian root": w.deb, "ApplyDiff, many small files": w.many, "ApplyDiff, one big file": w.big,
+		"ApplyDiff, Debian root": w.Deb, "ApplyDiff, many small files": w.Many, "ApplyDiff, one big file": w.Big,
 	}
 }
 
 // benchArchive measures the code with which dockerd's drivers unpack, compare and pack.
-func benchArchive(ctx context.Context, w *workloads, t *table) (err error) {
+func benchArchive(ctx context.Context, fs string, w *workloads, t *table) (err error) {
 	const name = "docker's code"
-	m, err := engine.Boot(ctx, engine.Config{FS: fileSystem})
+	m, err := engine.Boot(ctx, engine.Config{FS: fs})
 	if err != nil {
 		return err
 	}
@@ -104,7 +117,7 @@ func benchArchive(ctx context.Context, w *workloads, t *table) (err error) {
 	}
 	// Two trees that differ in 20 files, as the naive drivers compare them.
 	lower, upper := filepath.Join(dir, "many.layer"), filepath.Join(dir, "upper")
-	if err := errors.Join(os.Mkdir(upper, 0o755), unpack(w.many.Path, upper), changeFiles(upper)); err != nil {
+	if err := errors.Join(os.Mkdir(upper, 0o755), unpack(w.Many.Path, upper), changeFiles(upper)); err != nil {
 		return err
 	}
 	var changes []archive.Change
@@ -150,23 +163,16 @@ func changeFiles(root string) error {
 }
 
 // benchPlugin runs a fresh plugin on a fresh store through everything once.
-func benchPlugin(ctx context.Context, w *workloads, t *table, strata, name string, settings []string) (err error) {
-	m, err := engine.Boot(ctx, engine.Config{FS: fileSystem})
+func benchPlugin(ctx context.Context, fs string, b *driverBench) (err error) {
+	m, err := engine.Boot(ctx, engine.Config{FS: fs})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	args := []string{"serve", "--graphdriver-socket", "/run/strata.sock", "--option", "root=/var/lib/strata"}
-	for _, s := range settings {
-		args = append(args, "--option", s)
-	}
-	cmd := m.Command(ctx, strata, args...)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
+	if _, err := b.serve(ctx, m); err != nil {
 		return err
 	}
-	b := &driverBench{w: w, t: t, api: newAPI(m.Path("/run/strata.sock")), name: name}
-	if err := b.init(ctx, m); err != nil {
+	if err := b.init(ctx); err != nil {
 		return err
 	}
 	procs, err := m.Find("strata")
@@ -174,18 +180,18 @@ func benchPlugin(ctx context.Context, w *workloads, t *table, strata, name strin
 		return fmt.Errorf("%d processes called strata, %w", len(procs), err)
 	}
 	// The big layer first, so that the peak of memory is its own.
-	if _, err := b.apply(ctx, "ApplyDiff, one big file", w.big, ""); err != nil {
+	if _, err := b.apply(ctx, "ApplyDiff, one big file", b.w.Big, ""); err != nil {
 		return err
 	}
 	peak, _, err := procs[0].RSS()
 	if err != nil {
 		return err
 	}
-	t.note("%s: peak resident memory in ApplyDiff of one big file: %d MiB", name, peak>>20)
-	if _, err := b.apply(ctx, "ApplyDiff, Debian root", w.deb, ""); err != nil {
+	b.t.note("%s: peak resident memory in ApplyDiff of one big file: %d MiB", b.name, peak>>20)
+	if _, err := b.apply(ctx, "ApplyDiff, Debian root", b.w.Deb, ""); err != nil {
 		return err
 	}
-	many, err := b.apply(ctx, "ApplyDiff, many small files", w.many, "")
+	many, err := b.apply(ctx, "ApplyDiff, many small files", b.w.Many, "")
 	if err != nil {
 		return err
 	}
@@ -197,15 +203,37 @@ func (b *driverBench) post(ctx context.Context, method string, in map[string]any
 	return b.api.json(ctx, http.MethodPost, "/GraphDriver."+method, in, out)
 }
 
-func (b *driverBench) init(ctx context.Context, m *engine.Machine) error {
-	socket := m.Path("/run/strata.sock")
-	for range 200 {
-		if _, err := os.Stat(socket); err == nil {
-			return b.post(ctx, "Init", map[string]any{"Home": "/var/lib/docker/strata"}, nil)
+// serve starts the plugin in a machine, until that is closed or the result is called, and waits until it listens.
+func (b *driverBench) serve(ctx context.Context, m *engine.Machine) (stop func() error, err error) {
+	const socket = "/run/strata.sock"
+	args := slices.Concat([]string{"serve", "--graphdriver-socket", socket, "--option", "root=/var/lib/strata"}, b.options)
+	cmd := m.Command(ctx, b.strata, args...)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	b.api = newAPI(m.Path(socket))
+	for range 1000 {
+		if _, err := os.Stat(m.Path(socket)); err == nil {
+			return func() error { return errors.Join(terminate(m, "strata"), cmd.Wait()) }, nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return errors.New("plugin does not listen")
+	return nil, errors.New("plugin does not listen")
+}
+
+// terminate asks the processes of that name to end.
+func terminate(m *engine.Machine, name string) error {
+	procs, err := m.Find(name)
+	for _, p := range procs {
+		err = errors.Join(err, p.Signal(unix.SIGTERM))
+	}
+	return err
+}
+
+// init has the plugin open its store.
+func (b *driverBench) init(ctx context.Context) error {
+	return b.post(ctx, "Init", map[string]any{"Home": "/var/lib/docker/strata"}, nil)
 }
 
 // id returns a new name for a layer.

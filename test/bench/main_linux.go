@@ -9,25 +9,12 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"strata/test/bench/null"
 )
-
-// options are the command line.
-type options struct {
-	plugin  string // plugin directory of Strata
-	rounds  int
-	quick   bool
-	only    string
-	level   string
-	parts   string
-	readme  bool
-	verbose bool
-}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -43,19 +30,9 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "null" {
 		return serveNull(ctx, args[1:])
 	}
-	var o options
-	set := flag.NewFlagSet("bench", flag.ContinueOnError)
-	set.StringVar(&o.plugin, "plugin", "build/plugin", "plugin `directory` of Strata")
-	set.IntVar(&o.rounds, "rounds", 5, "how often everything is measured")
-	set.BoolVar(&o.quick, "quick", false, "a tenth of the data and two rounds, to see that it works")
-	set.StringVar(&o.only, "only", "", "comma-separated `contenders`, without overlay2, which always runs")
-	set.StringVar(&o.level, "level", "docker,driver", "what is measured: docker, driver or both")
-	set.StringVar(&o.parts, "parts", "debian,many,big,deep,builds", "comma-separated `workloads` at the level docker")
-	if err := set.Parse(args); err != nil {
+	o, err := parse(args)
+	if err != nil {
 		return err
-	}
-	if o.quick {
-		o.rounds = min(o.rounds, 2)
 	}
 	return bench(ctx, o)
 }
@@ -64,23 +41,29 @@ func bench(ctx context.Context, o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root")
 	}
-	dir, err := os.MkdirTemp("/var/tmp", "strata-bench-")
-	if err != nil {
-		return err
+	if o.dir == "" {
+		if o.dir, err = os.MkdirTemp("/var/tmp", "strata-bench-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	w, err := makeWorkloads(ctx, dir, o.quick)
-	if err != nil {
+	w, err := openWorkloads(ctx, o.dir, o)
+	if err != nil || o.make {
 		return err
 	}
 	t := newTable()
-	if strings.Contains(o.level, "driver") {
-		if err := benchDriver(ctx, o, w, t); err != nil {
-			return err
+	for _, level := range []struct {
+		name string
+		run  func(context.Context, options, *workloads, *table) error
+	}{
+		{"driver", benchDriver},
+		{"docker", benchDocker},
+		{"scale", benchScale},
+	} {
+		if !has(o.level, level.name) {
+			continue
 		}
-	}
-	if strings.Contains(o.level, "docker") {
-		if err := benchDocker(ctx, o, w, t); err != nil {
+		if err := level.run(ctx, o, w, t); err != nil {
 			return err
 		}
 	}
