@@ -97,6 +97,14 @@ type Cloner interface {
 	Clone(ctx context.Context, l Layer, template Layer) error
 }
 
+// Rebaser keeps a layer as its difference from its parents and can give parents to one that was made without:
+// Rebase is told of a Detached layer, which nobody uses, with the parents that it is about to have. A root directory
+// as Create made it gets the properties of the nearest parent's. Without it such a layer keeps the parents that it was
+// made with.
+type Rebaser interface {
+	Rebase(ctx context.Context, l Layer) error
+}
+
 // Activator is called before a layer's first mount and after its last unmount. Without it nothing
 // happens.
 type Activator interface {

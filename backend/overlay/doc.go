@@ -25,7 +25,8 @@
 //
 // A base layer is a bind mount of diff, a layer on top of others an overlay, and a sealed one an overlay
 // without an upper directory. A layer whose parents have other owners on disk shows them by idmapped
-// mounts. A bind mount takes no SELinux label; with a label, even a base layer is an overlay, above .empty.
+// mounts. A bind mount takes no SELinux label; with a label, even a base layer is an overlay, above .empty. So is one that may get parents later, whose
+// whiteouts must not be seen as devices.
 //
 // # Crashes
 //

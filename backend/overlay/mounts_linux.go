@@ -33,7 +33,7 @@ func (o *overlay) mount(ctx context.Context, l backend.Layer, mo backend.MountOp
 		return backend.Mount{}, fmt.Errorf("%s is in a read-only store: %w", dir, errdefs.ErrFailedPrecondition)
 	}
 	diff := filepath.Join(dir, diffDir)
-	if len(l.Parents) == 0 && mo.Label == "" {
+	if len(l.Parents) == 0 && mo.Label == "" && !l.Detached {
 		m := backend.Mount{Type: "bind", Source: diff}
 		if mo.ReadOnly {
 			m.Options = []string{"ro"}

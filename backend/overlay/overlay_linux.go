@@ -28,6 +28,7 @@ var (
 	_ backend.Limiter  = (*overlay)(nil)
 	_ backend.IDMapper = (*overlay)(nil)
 	_ backend.Cloner   = (*overlay)(nil)
+	_ backend.Rebaser  = (*overlay)(nil)
 	_ backend.Syncer   = (*overlay)(nil)
 	_ backend.Checker  = (*overlay)(nil)
 	_ backend.Lister   = (*overlay)(nil)

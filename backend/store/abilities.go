@@ -13,6 +13,7 @@ type abilities struct {
 	limiter   backend.Limiter
 	idMapper  backend.IDMapper
 	cloner    backend.Cloner
+	rebaser   backend.Rebaser
 	activator backend.Activator
 	syncer    backend.Syncer
 	narrower  backend.Narrower
@@ -35,6 +36,7 @@ func findAbilities(b backend.Backend) (a abilities) {
 	a.limiter, _ = backend.As[backend.Limiter](b)
 	a.idMapper, _ = backend.As[backend.IDMapper](b)
 	a.cloner, _ = backend.As[backend.Cloner](b)
+	a.rebaser, _ = backend.As[backend.Rebaser](b)
 	a.activator, _ = backend.As[backend.Activator](b)
 	a.syncer, _ = backend.As[backend.Syncer](b)
 	a.narrower, _ = backend.As[backend.Narrower](b)
@@ -59,6 +61,7 @@ func (a abilities) describe() []backend.Field {
 		{Name: "limit", Value: choose(a.limiter != nil, "native", "not supported")},
 		{Name: "id maps", Value: choose(a.idMapper != nil, "native", "change owners")},
 		{Name: "clone", Value: choose(a.cloner != nil, "native", "diff and apply")},
+		{Name: "rebase", Value: choose(a.rebaser != nil, "native", "not supported")},
 		{Name: "seal", Value: choose(a.sealer != nil, "native", "read-only mounts")},
 		{Name: "list", Value: choose(a.lister != nil, "native", "records only")},
 		{Name: "sync of new layers", Value: choose(a.syncer != nil, "native", "whole file system")},

@@ -42,12 +42,21 @@ type CreateOptions struct {
 	Label  string            // SELinux mount label, used when Mount is given none
 	IDMap  *backend.IDMap    // nil takes Config.IDMap
 	Labels map[string]string // free for the front end
+	// Detached is for a layer without a parent that Commit may give one, where the backend can do that.
+	Detached bool
+}
+
+// CommitOptions say how Commit makes a layer read-only.
+type CommitOptions struct {
+	Parent string            // "" keeps the parent that the layer has
+	Labels map[string]string // take the place of those it has
 }
 
 // MountOptions say how Mount shows a layer.
 type MountOptions struct {
-	Label string // SELinux mount label, "" takes the layer's own
-	view  bool   // the store only looks: the layer stays one that Apply may fill
+	Label    string // SELinux mount label, "" takes the layer's own
+	ReadOnly bool   // as a sealed layer is in any case; for Mounts only
+	view     bool   // the store only looks: the layer stays one that Apply may fill
 }
 
 // State is where a layer is in its life.
@@ -68,7 +77,8 @@ type Info struct {
 	ID       string            `json:"id"`               // on disk
 	Parent   string            `json:"parent,omitempty"` // name
 	State    State             `json:"state"`
-	Sealed   bool              `json:"sealed"` // read-only for ever: has or had children, or was applied
+	Sealed   bool              `json:"sealed"`         // read-only for ever: has or had children, was applied or committed
+	Link     bool              `json:"link,omitempty"` // another name of the parent
 	Created  time.Time         `json:"created"`
 	Limit    int64             `json:"limit,omitempty"`
 	Label    string            `json:"label,omitempty"`
@@ -143,7 +153,9 @@ type GCOptions struct {
 	// Known are the names that the client still has, nil if that is not known: then only what the
 	// store itself can tell to be an orphan is listed.
 	Known map[string]bool
-	Yes   bool // remove what is listed
+	// Others are the beginnings of names that the client does not know because they are another client's.
+	Others []string
+	Yes    bool // remove what is listed
 }
 
 // Adoption is a layer that another program has made and that can be, or was, taken in.

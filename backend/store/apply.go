@@ -32,30 +32,43 @@ func (s *Store) logPath(l *layer) string {
 // Docker's client sends the rest of a broken stream again and would take the answer for success. So
 // is one to a layer that may hold something else: it was mounted, or made before the store was opened.
 func (s *Store) Apply(ctx context.Context, name string, r io.Reader) (int64, error) {
+	a, err := s.apply(ctx, name, r, true)
+	return a.Size, err
+}
+
+// Unpack applies an uncompressed layer tar to a layer that stays writable, whatever that holds, and describes the tar. It
+// must not be mounted writable meanwhile. What was unpacked is durable once Commit returned. A failure has the
+// consequences that one of Apply has.
+func (s *Store) Unpack(ctx context.Context, name string, r io.Reader) (Applied, error) {
+	return s.apply(ctx, name, r, false)
+}
+
+// apply unpacks a tar into a layer; whole says that it is to be all that the layer ever holds.
+func (s *Store) apply(ctx context.Context, name string, r io.Reader, whole bool) (Applied, error) {
 	l, err := s.ready(name)
 	if err != nil {
-		return 0, err
+		return Applied{}, err
 	}
 	ctx, release, err := s.pin(ctx, l)
 	if err != nil {
-		return 0, err
+		return Applied{}, err
 	}
 	defer release()
-	if err := s.beginApply(l); err != nil {
-		return 0, err
+	if err := s.beginApply(l, whole); err != nil {
+		return Applied{}, err
 	}
-	size, err := s.fill(ctx, l, r)
+	a, err := s.fill(ctx, l, r, whole)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && errors.Is(err, ctx.Err()) {
 			err = cause
 		}
-		return 0, fmt.Errorf("apply to layer %q: %w", name, classify(err))
+		return Applied{}, fmt.Errorf("apply to layer %q: %w", name, classify(err))
 	}
-	return size, nil
+	return a, nil
 }
 
-// beginApply moves a layer that cannot hold anything yet to the state applying.
-func (s *Store) beginApply(l *layer) error {
+// beginApply moves a layer to the state applying, if whole one that cannot hold anything yet.
+func (s *Store) beginApply(l *layer, whole bool) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
@@ -64,7 +77,7 @@ func (s *Store) beginApply(l *layer) error {
 	if err := s.unused(l); err != nil {
 		return err
 	}
-	if !l.fresh {
+	if whole && !l.fresh {
 		return fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
 	}
 	if err := s.rewrite(l, func(r *record) { r.State = StateApplying }); err != nil {
@@ -92,40 +105,43 @@ func (s *Store) unused(l *layer) error {
 	return nil
 }
 
-// fill unpacks r into a layer in state applying, makes it durable, and seals it.
-func (s *Store) fill(ctx context.Context, l *layer, r io.Reader) (_ int64, err error) {
+// fill unpacks r into a layer in state applying and makes it durable, and seals it if r is the whole.
+func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a Applied, err error) {
 	var log *layertar.LogWriter
-	exact := s.meta.ExactDiffs && s.able.applier == nil
+	exact := whole && s.meta.ExactDiffs && s.able.applier == nil
 	if exact {
 		if log, err = layertar.CreateLog(s.logPath(l)); err != nil {
-			return 0, err
+			return a, err
 		}
 		defer func() { err = errors.Join(err, log.Abort()) }() // nothing after Close
 	}
 	d := s.describe(l)
 	res, err := s.unpack(ctx, d, r, log)
 	if err != nil {
-		return 0, err
+		return a, err
 	}
 	if err := failpoint.Hit("store.apply.unpacked"); err != nil {
-		return 0, err
+		return a, err
 	}
 	if err := s.settle(ctx, d, log); err != nil {
-		return 0, err
+		return a, err
 	}
 	if err := failpoint.Hit("store.apply.synced"); err != nil {
-		return 0, err
+		return a, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := context.Cause(ctx); err != nil {
-		return 0, err
+		return a, err
 	}
-	err = s.sealLocked(ctx, l, func(r *record) {
-		r.State = StateReady
-		r.Applied = &Applied{Size: res.Size, Bytes: res.Bytes, Digest: res.Digest, Exact: exact}
-	})
-	return res.Size, errors.Join(err, s.syncRecords())
+	a = Applied{Size: res.Size, Bytes: res.Bytes, Digest: res.Digest, Exact: exact}
+	if whole {
+		err = s.sealLocked(ctx, l, func(r *record) { r.State, r.Applied = StateReady, &a })
+	} else {
+		err = s.rewrite(l, func(r *record) { r.State = StateReady })
+		l.settled = err == nil
+	}
+	return a, errors.Join(err, s.syncRecords())
 }
 
 // settle closes the log and makes durable what layertar has not.

@@ -191,8 +191,10 @@ func (c *checker) layer(ctx context.Context, l *layer) error {
 		return c.unfinished(ctx, rec)
 	case busy:
 		return nil
-	case rec.Parent != "" && l.parent == nil:
+	case rec.Parent != "" && c.store.parentOf(l) == nil:
 		c.report(FindingMissingParent, rec.Name, "its parent "+rec.Parent+" is gone: remove the layer, or add the store that holds the parent", "")
+		return nil
+	case rec.Link:
 		return nil
 	case c.listed && !c.onDisk[rec.ID]:
 		c.lost = append(c.lost, l)
@@ -313,16 +315,19 @@ func (s *Store) GC(ctx context.Context, o GCOptions) ([]Orphan, error) {
 	slices.Reverse(layers) // children first
 	stays := map[*layer]bool{}
 	for _, l := range layers {
-		if l.gone {
+		s.mu.RLock()
+		rec, parent, gone := l.rec, l.parent, l.gone
+		s.mu.RUnlock()
+		if gone {
 			continue
 		}
-		if o.Known[l.rec.Name] || l.count.Load() > 0 || stays[l] {
-			stays[l.parent] = true
+		if o.known(rec.Name) || l.count.Load() > 0 || stays[l] {
+			stays[parent] = true
 			continue
 		}
-		orphan := Orphan{Name: l.rec.Name, ID: l.rec.ID, Reason: "the client does not know it"}
+		orphan := Orphan{Name: rec.Name, ID: rec.ID, Reason: "the client does not know it"}
 		if o.Yes {
-			if err := s.Remove(ctx, l.rec.Name); err != nil {
+			if err := s.Remove(ctx, rec.Name); err != nil {
 				return orphans, fmt.Errorf("gc: %w", err)
 			}
 			orphan.Removed = true
@@ -330,6 +335,11 @@ func (s *Store) GC(ctx context.Context, o GCOptions) ([]Orphan, error) {
 		orphans = append(orphans, orphan)
 	}
 	return orphans, nil
+}
+
+// known says that the client, or another one, may still want the layer.
+func (o GCOptions) known(name string) bool {
+	return o.Known[name] || slices.ContainsFunc(o.Others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // clutter lists what others have put into the backend's place. It is theirs, so GC does not remove it.

@@ -25,10 +25,10 @@ func (s *Store) Create(ctx context.Context, name, parent string, o CreateOptions
 			return fmt.Errorf("parent: %w", err)
 		}
 	}
-	return s.create(ctx, name, p, o, func(ctx context.Context, l *layer) error {
+	return s.create(ctx, name, p, o, making{sync: s.syncCreated, fill: func(ctx context.Context, l *layer) error {
 		l.fresh = true
 		return s.makeEmpty(ctx, s.describe(l))
-	}, s.syncCreated)
+	}})
 }
 
 // Clone makes a layer with the same parent and content as template, which is sealed by it. Errors
@@ -38,6 +38,7 @@ func (s *Store) Clone(ctx context.Context, name, template string, o CreateOption
 	if err != nil {
 		return fmt.Errorf("template: %w", err)
 	}
+	t = t.data()
 	ctx, release, err := s.pin(ctx, t)
 	if err != nil {
 		return err
@@ -52,9 +53,9 @@ func (s *Store) Clone(ctx context.Context, name, template string, o CreateOption
 	if o.IDMap == nil {
 		o.IDMap = s.snapshot(t).IDMap
 	}
-	return s.create(ctx, name, t.parent, o, func(ctx context.Context, l *layer) error {
+	return s.create(ctx, name, t.parent, o, making{sync: s.syncContent, fill: func(ctx context.Context, l *layer) error {
 		return s.copyInto(ctx, s.describe(l), t)
-	}, s.syncContent)
+	}})
 }
 
 // makeEmpty makes a layer that shows what its parent shows, to the containers of its own ID map.
@@ -92,13 +93,23 @@ func (s *Store) copyInto(ctx context.Context, d backend.Layer, template *layer) 
 	return err
 }
 
-// create does what Create and Clone share; fill makes the layer's data, and sync makes it durable.
-func (s *Store) create(ctx context.Context, name string, parent *layer, o CreateOptions, fill func(context.Context, *layer) error, sync func(context.Context, backend.Layer) error) error {
+// making is how a layer is made.
+type making struct {
+	fill func(context.Context, *layer) error        // makes the data
+	sync func(context.Context, backend.Layer) error // makes it durable
+	link bool                                       // there is none: the layer is another name of its parent
+}
+
+// create does what Create, Clone and Link share.
+func (s *Store) create(ctx context.Context, name string, parent *layer, o CreateOptions, m making) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
 	if o.Limit < 0 {
 		return fmt.Errorf("layer %q: limit of %d bytes: %w", name, o.Limit, errdefs.ErrInvalidArgument)
+	}
+	if o.Detached && parent != nil {
+		return fmt.Errorf("layer %q: detached, and a child of a layer: %w", name, errdefs.ErrInvalidArgument)
 	}
 	if o.Limit > 0 && s.able.limiter == nil {
 		return fmt.Errorf("layer %q: limit of %d bytes: backend %s keeps no limits: %w", name, o.Limit, s.meta.Backend, errdefs.ErrNotImplemented)
@@ -111,12 +122,12 @@ func (s *Store) create(ctx context.Context, name string, parent *layer, o Create
 			return fmt.Errorf("parent: %w", err)
 		}
 	}
-	l, err := s.reserve(name, parent, o)
+	l, err := s.reserve(name, parent, o, m.link)
 	if err != nil {
 		return err
 	}
 	defer l.mu.Unlock()
-	if err := s.build(ctx, l, fill, sync); err != nil {
+	if err := s.build(ctx, l, m); err != nil {
 		return errors.Join(fmt.Errorf("create layer %q: %w", name, classify(err)), s.abandon(l))
 	}
 	return nil
@@ -136,10 +147,10 @@ func (s *Store) free(name string) error {
 }
 
 // reserve puts a new layer, locked and in state creating, into the tree.
-func (s *Store) reserve(name string, parent *layer, o CreateOptions) (*layer, error) {
-	l := &layer{parent: parent, rec: record{
-		ID: newID(), Name: name, State: StateCreating, Created: time.Now().UTC(),
-		Limit: o.Limit, Label: o.Label, IDMap: o.IDMap, Labels: o.Labels,
+func (s *Store) reserve(name string, parent *layer, o CreateOptions, link bool) (*layer, error) {
+	l := &layer{parent: parent, link: link, rec: record{
+		ID: newID(), Name: name, State: StateCreating, Created: time.Now().UTC(), Sealed: link,
+		Limit: o.Limit, Label: o.Label, IDMap: o.IDMap, Labels: o.Labels, Detached: o.Detached, Link: link,
 	}}
 	if l.rec.IDMap == nil {
 		l.rec.IDMap = s.cfg.IDMap
@@ -172,7 +183,7 @@ func (s *Store) graft(l *layer) {
 }
 
 // build writes the intent, makes the data, and writes the outcome.
-func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, *layer) error, sync func(context.Context, backend.Layer) error) error {
+func (s *Store) build(ctx context.Context, l *layer, m making) error {
 	path := s.path(layersDir, l.rec.ID)
 	if err := writeText(path+newSuffix, l.rec, s.stepwise()); err != nil {
 		return err
@@ -180,13 +191,13 @@ func (s *Store) build(ctx context.Context, l *layer, fill func(context.Context, 
 	if err := failpoint.Hit("store.create.intended"); err != nil {
 		return err
 	}
-	if err := fill(ctx, l); err != nil {
+	if err := m.fill(ctx, l); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.filled"); err != nil {
 		return err
 	}
-	if err := sync(ctx, s.describe(l)); err != nil {
+	if err := m.sync(ctx, s.describe(l)); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.synced"); err != nil {

@@ -27,7 +27,7 @@ func (s *Store) Diff(ctx context.Context, name, parent string, w io.Writer) erro
 		return err
 	}
 	defer p.release()
-	if p.direct() {
+	if p.direct {
 		err = s.diffParent(ctx, p.layer, w)
 	} else {
 		err = s.compareInto(ctx, p, w)
@@ -42,11 +42,9 @@ func (s *Store) Diff(ctx context.Context, name, parent string, w io.Writer) erro
 type pairing struct {
 	layer   *layer
 	parent  *layer // nil for the empty tree
+	direct  bool   // parent is the layer's own
 	release func()
 }
-
-// direct reports whether the layer is compared with its own parent.
-func (p *pairing) direct() bool { return p.parent == p.layer.parent }
 
 // pair returns a context that ends when one of the two is removed.
 func (s *Store) pair(ctx context.Context, name, parent string) (context.Context, *pairing, error) {
@@ -54,24 +52,27 @@ func (s *Store) pair(ctx context.Context, name, parent string) (context.Context,
 	if err != nil {
 		return nil, nil, err
 	}
+	l = l.data()
+	own := s.parentOf(l)
 	ctx, release, err := s.pin(ctx, l)
 	if err != nil {
 		return nil, nil, err
 	}
 	if parent == "" {
-		return ctx, &pairing{layer: l, release: release}, nil
+		return ctx, &pairing{layer: l, direct: own == nil, release: release}, nil
 	}
 	p, err := s.ready(parent)
 	if err != nil {
 		release()
 		return nil, nil, fmt.Errorf("parent: %w", err)
 	}
+	p = p.data()
 	ctx, releaseParent, err := s.pin(ctx, p)
 	if err != nil {
 		release()
 		return nil, nil, fmt.Errorf("parent: %w", err)
 	}
-	return ctx, &pairing{layer: l, parent: p, release: func() { releaseParent(); release() }}, nil
+	return ctx, &pairing{layer: l, parent: p, direct: own == p, release: func() { releaseParent(); release() }}, nil
 }
 
 // diffParent writes a layer's difference from its own parent in the best way there is.
@@ -88,7 +89,7 @@ func (s *Store) diffParent(ctx context.Context, l *layer, w io.Writer) error {
 		}
 		log.G(ctx).WithError(err).WithField("layer", rec.Name).Warn("the backend cannot diff this layer; comparing trees")
 	}
-	return s.compareInto(ctx, &pairing{layer: l, parent: l.parent}, w)
+	return s.compareInto(ctx, &pairing{layer: l, parent: s.parentOf(l), direct: true}, w)
 }
 
 // compareInto writes the difference that a comparison of both trees finds.
@@ -144,7 +145,7 @@ func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, 
 		o.LowerIDs = s.snapshot(p.parent).IDMap
 	}
 	defer func() { err = errors.Join(err, lower.release()) }()
-	if s.able.narrower != nil && p.parent != nil && p.direct() {
+	if s.able.narrower != nil && p.parent != nil && p.direct {
 		if o.Unchanged, err = s.able.narrower.Narrow(ctx, s.describe(p.layer), upper.dir, lower.dir); err != nil {
 			return err
 		}
@@ -172,7 +173,7 @@ func (s *Store) DiffSize(ctx context.Context, name, parent string) (int64, error
 	if err != nil {
 		return 0, err
 	}
-	if a := s.snapshot(l).Applied; a != nil && (l.parent == nil && parent == "" || l.parent != nil && l.parent.rec.Name == parent) {
+	if a := s.snapshot(l).Applied; a != nil && s.info(l).Parent == parent {
 		return a.Size, nil
 	}
 	var size int64
@@ -216,7 +217,7 @@ func (s *Store) eachChange(ctx context.Context, name, parent string, f func(dir 
 		}
 		return nil
 	}
-	if p.direct() && s.able.changer != nil {
+	if p.direct && s.able.changer != nil {
 		err := s.native(ctx, p.layer, each)
 		if !errdefs.IsNotImplemented(err) {
 			return err

@@ -37,11 +37,13 @@
 // a record holds:
 //
 //	id       the ID, the same as the file's name
-//	name     the client's name
+//	name     the client's name. That of containerd's snapshots begins with "containerd/"
 //	parent   the parent's ID; absent in a base layer. It may lie in an additional store
 //	replaces the ID of a layer in whose place this one is; if that is still there, it was removed
 //	state    creating, ready or applying; of no meaning in ID.gone
 //	sealed   true once the layer is read-only for ever
+//	detached true if the layer was made without a parent and may get, or has got, one later
+//	link     true if the layer is another name of its parent and has no data of its own
 //	created  RFC 3339, UTC
 //	limit    bytes; absent for none
 //	label    SELinux mount label

@@ -30,11 +30,14 @@ type layer struct {
 	// fresh says that the layer was made empty by this process and never mounted writable: only then
 	// is a tar all that it holds. Guarded by mu.
 	fresh bool
+	// settled says that the content is durable, and that nobody was told since how to mount it. Guarded by mu.
+	settled bool
 
-	parent *layer // fixed
-	peer   *peer  // the additional store it lies in, nil for our own; fixed
+	link bool  // another name of parent, without data; fixed
+	peer *peer // the additional store it lies in, nil for our own; fixed
 
-	rec      record // ID, Name, Parent, Created, Label and Labels are fixed
+	parent   *layer // changed under mu, too, and only while the layer is detached
+	rec      record // ID, Created and Label are fixed; Name and Parent are changed under mu, too
 	children int
 	gone     bool // removed, or about to be: nothing new may start
 	left     bool // removed and without children: the deleter has it
@@ -93,7 +96,7 @@ func (s *Store) find(name string) *layer {
 			}
 		}
 	}
-	if l == nil || l.gone || l.rec.State == StateCreating {
+	if l == nil || l.gone || l.rec.State == StateCreating || l.rec.Name != name { // about to be called so
 		return nil
 	}
 	return l
@@ -134,11 +137,46 @@ func (s *Store) snapshot(l *layer) record {
 func (s *Store) describe(l *layer) backend.Layer {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	d := backend.Layer{ID: l.rec.ID, Limit: l.rec.Limit, IDMap: l.rec.IDMap, Sealed: l.rec.Sealed}
-	for p := l.parent; p != nil; p = p.parent {
-		d.Parents = append(d.Parents, backend.Parent{ID: p.rec.ID, IDMap: p.rec.IDMap})
+	l = l.data()
+	return backend.Layer{
+		ID: l.rec.ID, Limit: l.rec.Limit, IDMap: l.rec.IDMap, Sealed: l.rec.Sealed, Detached: l.rec.Detached,
+		Parents: l.parent.lineage(),
 	}
-	return d
+}
+
+// chain returns what a backend is told about a layer on top of parent.
+func (s *Store) chain(parent *layer) []backend.Parent {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return parent.lineage()
+}
+
+// lineage describes the layer and those below it, nearest first. It wants s.mu.
+func (l *layer) lineage() (list []backend.Parent) {
+	for ; l != nil; l = l.parent {
+		if !l.link {
+			list = append(list, backend.Parent{ID: l.rec.ID, IDMap: l.rec.IDMap})
+		}
+	}
+	return list
+}
+
+// data returns the layer that has the data: l itself unless that is a link. The parent of a link never changes.
+func (l *layer) data() *layer {
+	for l.link && l.parent != nil {
+		l = l.parent
+	}
+	return l
+}
+
+// parentOf returns the layer that has the data below l, nil for none.
+func (s *Store) parentOf(l *layer) *layer {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if l.parent == nil {
+		return nil
+	}
+	return l.parent.data()
 }
 
 // update changes the layer's record on disk and then in memory. It wants l.mu.
@@ -197,8 +235,9 @@ func (s *Store) cancelPins(ctx context.Context, l *layer) error {
 	for p := range l.pins {
 		pins = append(pins, p)
 	}
+	name := l.rec.Name
 	s.mu.RUnlock()
-	cause := fmt.Errorf("layer %q was removed: %w", l.rec.Name, errdefs.ErrAborted)
+	cause := fmt.Errorf("layer %q was removed: %w", name, errdefs.ErrAborted)
 	for _, p := range pins {
 		p.cancel(cause)
 	}
@@ -208,7 +247,7 @@ func (s *Store) cancelPins(ctx context.Context, l *layer) error {
 		select {
 		case <-p.done:
 		case <-ctx.Done():
-			return fmt.Errorf("layer %q is still being read or written: %w", l.rec.Name, errdefs.ErrUnavailable)
+			return fmt.Errorf("layer %q is still being read or written: %w", name, errdefs.ErrUnavailable)
 		}
 	}
 	return nil

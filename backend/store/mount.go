@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/containerd/errdefs"
+
 	"strata/backend"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/mount"
@@ -28,10 +30,14 @@ func (s *Store) Mount(ctx context.Context, name string, o MountOptions) (string,
 	if err != nil {
 		return "", err
 	}
+	return s.mountLayer(ctx, l.data(), o)
+}
+
+func (s *Store) mountLayer(ctx context.Context, l *layer, o MountOptions) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.mu.RLock()
-	err = l.usable() // it may have been removed while we waited
+	err := l.usable() // it may have been removed while we waited
 	rec := l.rec
 	s.mu.RUnlock()
 	if err != nil {
@@ -46,11 +52,58 @@ func (s *Store) Mount(ctx context.Context, name string, o MountOptions) (string,
 		o.Label = rec.Label
 	}
 	if err := s.attach(ctx, s.describe(l), dir, backend.MountOptions{ReadOnly: rec.Sealed, Label: o.Label}); err != nil {
-		return "", fmt.Errorf("mount layer %q: %w", name, classify(err))
+		return "", fmt.Errorf("mount layer %q: %w", rec.Name, classify(err))
 	}
 	l.count.Store(1)
 	l.fresh = l.fresh && o.view
+	l.settled = l.settled && o.view
 	return dir, failpoint.Hit("store.mount.mounted")
+}
+
+// Mounts tells how to mount the layer, for a client that does so itself, in the words of mount(8) (backend/internal/mount,
+// Portable). A sealed layer is to be mounted read-only, and the other parts of the store must not be asked to mount
+// or fill one that the client has mounted writable. ErrNotFound, ErrFailedPrecondition for a layer whose
+// content is not complete, ErrNotImplemented for one that nobody else can mount.
+func (s *Store) Mounts(ctx context.Context, name string, o MountOptions) ([]backend.Mount, error) {
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
+	l, err := s.ready(name)
+	if err != nil {
+		return nil, err
+	}
+	l = l.data()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.mu.RLock()
+	err = l.usable()
+	rec := l.rec
+	s.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	if o.Label == "" {
+		o.Label = rec.Label
+	}
+	mounts, err := s.mountsAbroad(ctx, l, backend.MountOptions{ReadOnly: rec.Sealed || o.ReadOnly, Label: o.Label})
+	if err != nil {
+		return nil, fmt.Errorf("describe mounts of layer %q: %w", name, err)
+	}
+	if !rec.Sealed && !o.ReadOnly {
+		l.fresh, l.settled = false, false
+	}
+	return mounts, nil
+}
+
+func (s *Store) mountsAbroad(ctx context.Context, l *layer, o backend.MountOptions) ([]backend.Mount, error) {
+	if s.able.activator != nil {
+		return nil, fmt.Errorf("backend %s has to prepare what is mounted: %w", s.meta.Backend, errdefs.ErrNotImplemented)
+	}
+	mounts, err := s.backend.Mounts(ctx, s.describe(l), o)
+	if err != nil {
+		return nil, err
+	}
+	return mount.Portable(mounts)
 }
 
 // attach performs a layer's first mount.
@@ -111,6 +164,10 @@ func (s *Store) Unmount(ctx context.Context, name string) error {
 	if err != nil {
 		return nil // clients repeat Unmount and also call it for layers they removed
 	}
+	return s.unmountLayer(ctx, l.data())
+}
+
+func (s *Store) unmountLayer(ctx context.Context, l *layer) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.count.Load() == 0 {
@@ -173,12 +230,14 @@ type view struct {
 
 // open mounts a layer for the store's own use.
 func (s *Store) open(ctx context.Context, l *layer) (view, error) {
-	name := l.rec.Name
-	dir, err := s.Mount(ctx, name, MountOptions{view: true})
+	if err := s.writable(); err != nil {
+		return view{}, err
+	}
+	dir, err := s.mountLayer(ctx, l, MountOptions{view: true})
 	if err != nil {
 		return view{}, err
 	}
-	return view{dir: dir, release: func() error { return s.Unmount(ctx, name) }}, nil
+	return view{dir: dir, release: func() error { return s.unmountLayer(ctx, l) }}, nil
 }
 
 // place gives access to the files of a layer that nobody else uses: where the backend says that

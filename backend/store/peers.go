@@ -50,11 +50,13 @@ func (p *peer) reload() (changed bool, err error) {
 	p.read = fi.ModTime()
 	for _, r := range recs {
 		if r.State == StateReady && r.Sealed && p.byID[r.ID] == nil {
-			p.byID[r.ID] = &layer{rec: r, peer: p}
+			p.byID[r.ID] = &layer{rec: r, link: r.Link, peer: p}
 		}
 	}
 	for _, l := range p.byID {
-		l.parent = p.byID[l.rec.Parent]
+		if l.parent == nil {
+			l.parent = p.byID[l.rec.Parent]
+		}
 		p.byName[l.rec.Name] = l
 	}
 	return true, nil

@@ -25,6 +25,9 @@ func (s *Store) Usage(ctx context.Context, name string) (u backend.Usage, err er
 		return u, err
 	}
 	defer release()
+	if l.link {
+		return u, nil
+	}
 	if s.able.meter != nil {
 		u, err = s.able.meter.Usage(ctx, s.describe(l))
 	} else {
@@ -62,6 +65,8 @@ func (s *Store) SetLimit(ctx context.Context, name string, bytes int64) error {
 		return fmt.Errorf("layer %q: backend %s keeps no limits: %w", name, s.meta.Backend, errdefs.ErrNotImplemented)
 	case l.peer != nil:
 		return fmt.Errorf("layer %q lies in the read-only store %s: %w", name, l.peer.root, errdefs.ErrFailedPrecondition)
+	case l.link:
+		return fmt.Errorf("layer %q is another name of a sealed layer: %w", name, errdefs.ErrFailedPrecondition)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +100,7 @@ func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) err
 	rec := s.snapshot(l)
 	from, old := rec.IDMap, rec.ID
 	rec.ID, rec.Replaces, rec.IDMap, rec.State = newID(), old, m, StateCreating
-	n := &layer{parent: l.parent, rec: rec, fresh: l.fresh}
+	n := &layer{parent: l.parent, rec: rec, fresh: l.fresh, settled: l.settled}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.mu.Lock()
@@ -110,7 +115,7 @@ func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) err
 		d.IDMap = m
 		return s.mapOwners(ctx, d, from)
 	}
-	if err := s.build(ctx, n, copied, s.syncContent); err != nil {
+	if err := s.build(ctx, n, making{fill: copied, sync: s.syncContent}); err != nil {
 		return errors.Join(fmt.Errorf("map owners of layer %q: %w", name, classify(err)), s.abandon(n))
 	}
 	return s.replace(l, n)

@@ -25,6 +25,8 @@ type record struct {
 	Replaces string            `json:"replaces,omitempty"` // ID
 	State    State             `json:"state"`
 	Sealed   bool              `json:"sealed,omitempty"`
+	Detached bool              `json:"detached,omitempty"`
+	Link     bool              `json:"link,omitempty"`
 	Created  time.Time         `json:"created"`
 	Limit    int64             `json:"limit,omitempty"`
 	Label    string            `json:"label,omitempty"`

@@ -41,7 +41,7 @@ func (s *Store) remove(ctx context.Context, name string, withChildren bool) erro
 	if err != nil {
 		return err
 	}
-	if err := s.condemn(l, withChildren); err != nil {
+	if err := s.condemn(l, name, withChildren); err != nil {
 		return err
 	}
 	if err := s.retire(ctx, l); err != nil {
@@ -58,10 +58,12 @@ func (s *Store) remove(ctx context.Context, name string, withChildren bool) erro
 }
 
 // condemn marks a layer as gone, so that nothing new starts on it.
-func (s *Store) condemn(l *layer, withChildren bool) error {
+func (s *Store) condemn(l *layer, name string, withChildren bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case l.rec.Name != name:
+		return fmt.Errorf("layer %q is being committed: %w", name, errdefs.ErrUnavailable)
 	case l.peer != nil:
 		return fmt.Errorf("layer %q lies in the read-only store %s: %w", l.rec.Name, l.peer.root, errdefs.ErrFailedPrecondition)
 	case l.children > 0 && !withChildren:
@@ -149,6 +151,9 @@ func (s *Store) erase(ctx context.Context, layers []*layer) (left []*layer, err 
 func (s *Store) eraseData(ctx context.Context, l *layer) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if l.link {
+		return nil
 	}
 	if err := s.backend.Remove(ctx, s.describe(l)); err != nil {
 		return fmt.Errorf("delete layer %q: %w", l.rec.Name, err)

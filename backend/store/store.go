@@ -228,7 +228,7 @@ func (s *Store) writeMeta() error {
 func (s *Store) plant(recs []record) (leaving []*layer) {
 	var unfinished []*layer
 	for _, r := range recs {
-		s.byID[r.ID] = &layer{rec: r}
+		s.byID[r.ID] = &layer{rec: r, link: r.Link}
 	}
 	for _, r := range recs {
 		if old := s.byID[r.Replaces]; old != nil && r.State == StateReady {
@@ -411,6 +411,26 @@ func (s *Store) Stat(_ context.Context, name string) (Info, error) {
 	return s.info(l), nil
 }
 
+// StatID describes the layer with that ID. ErrNotFound.
+func (s *Store) StatID(ctx context.Context, id string) (Info, error) {
+	s.mu.RLock()
+	l := s.byID[id]
+	for _, p := range s.peers {
+		if l == nil {
+			l = p.byID[id]
+		}
+	}
+	name := ""
+	if l != nil {
+		name = l.rec.Name
+	}
+	s.mu.RUnlock()
+	if l == nil {
+		return Info{}, fmt.Errorf("layer with ID %q: %w", id, errdefs.ErrNotFound)
+	}
+	return s.Stat(ctx, name)
+}
+
 // Describe returns what the backend has to tell about a layer, nothing if it has not. ErrNotFound.
 func (s *Store) Describe(ctx context.Context, name string) ([]backend.Field, error) {
 	l, err := s.lookup(name)
@@ -425,8 +445,10 @@ func (s *Store) List(_ context.Context) ([]Info, error) {
 	s.reloadPeers()
 	s.mu.RLock()
 	layers := make([]*layer, 0, len(s.byName))
-	for _, l := range s.byName {
-		layers = append(layers, l)
+	for name, l := range s.byName {
+		if l.rec.Name == name {
+			layers = append(layers, l)
+		}
 	}
 	for _, p := range s.peers {
 		for name, l := range p.byName {
@@ -449,7 +471,7 @@ func (s *Store) info(l *layer) Info {
 	defer s.mu.RUnlock()
 	r := l.rec
 	i := Info{
-		Name: r.Name, ID: r.ID, State: r.State, Sealed: r.Sealed, Created: r.Created, Limit: r.Limit,
+		Name: r.Name, ID: r.ID, State: r.State, Sealed: r.Sealed, Link: r.Link, Created: r.Created, Limit: r.Limit,
 		Label: r.Label, IDMap: r.IDMap, Labels: r.Labels, Applied: r.Applied, Children: l.children,
 		Mounts: int(l.count.Load()), MountDir: s.mountPoint(l),
 	}

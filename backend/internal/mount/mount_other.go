@@ -47,3 +47,8 @@ func On(dir string) (Info, error) {
 
 // Shared reports false.
 func Shared(string) (bool, error) { return false, nil }
+
+// Portable returns ErrNotImplemented.
+func Portable([]backend.Mount) ([]backend.Mount, error) {
+	return nil, fmt.Errorf("describe mounts: %w", errdefs.ErrNotImplemented)
+}
