@@ -1,0 +1,105 @@
+package snapshots
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/containerd/v2/core/snapshots/testsuite"
+	"github.com/containerd/log"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+	"strata/backend/all"
+	"strata/backend/backendtest"
+	"strata/backend/store"
+	"strata/plugin"
+	"strata/plugin/snapshotter"
+)
+
+func TestMain(m *testing.M) {
+	log.L.Logger.SetOutput(io.Discard)
+	os.Exit(backendtest.Main(m))
+}
+
+const gigabyte = 1 << 30
+
+// ground is what a backend is tested on.
+type ground struct {
+	fs string // kind of file system
+	// as is the name of the snapshotter that the suite is to take the backend for: it knows what that one cannot do.
+	as string
+}
+
+// grounds has an entry for each backend.
+var grounds = map[string][]ground{
+	"overlay": {{"ext4", "overlayfs"}, {"xfs", "overlayfs"}, {"btrfs", "overlayfs"}},
+	"vfs":     {{"ext4", "native"}, {"xfs", "native"}},
+	"btrfs":   {{"btrfs", "btrfs"}},
+	"zfs":     {{"zfs", "zfs"}},
+}
+
+func TestSuite(t *testing.T) {
+	backends := all.Backends()
+	for _, b := range backends {
+		if len(grounds[b.Name]) == 0 {
+			t.Errorf("backend %s: say what to test it on", b.Name)
+		}
+		for _, g := range grounds[b.Name] {
+			t.Run(b.Name+"-on-"+g.fs, func(t *testing.T) {
+				disk := backendtest.LoopFS(t, g.fs, gigabyte, "")
+				testsuite.SnapshotterSuite(t, g.as, func(ctx context.Context, _ string) (snapshots.Snapshotter, func() error, error) {
+					dir, err := os.MkdirTemp(disk, "store-")
+					if err != nil {
+						return nil, nil, err
+					}
+					return serve(context.WithoutCancel(ctx), dir, b)
+				})
+			})
+		}
+	}
+	assert.Equal(t, len(backends), len(slices.Collect(maps.Keys(grounds))))
+}
+
+// serve opens a store in dir, serves it on a socket, and returns containerd's client for it.
+func serve(ctx context.Context, dir string, b all.Driver) (snapshots.Snapshotter, func() error, error) {
+	st, err := store.Open(ctx, store.Config{
+		Root: filepath.Join(dir, "strata"), Backend: b.Name, ExactDiffs: true,
+		New: func(ctx context.Context, env backend.Env) (backend.Backend, error) {
+			return b.Open(ctx, env, b.Config())
+		},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	socket := filepath.Join(dir, "s.sock")
+	l, err := plugin.Listen(ctx, socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	sn := snapshotter.New(snapshotter.Options{Store: func(context.Context) (snapshotter.Layers, error) { return st, nil }})
+	serving, cancel := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() { served <- snapshotter.NewServer(sn, nil).Serve(serving, l) }()
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	end := func() error {
+		err := conn.Close()
+		cancel()
+		return errors.Join(err, <-served, st.Settle(ctx), st.Close(ctx))
+	}
+	return proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "strata"), end, nil
+}
