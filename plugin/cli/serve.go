@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -11,14 +10,16 @@ import (
 )
 
 func (s *session) serve() *cobra.Command {
-	var socket, backend string
+	var socket, backend, snapshotter, containerd string
 	cmd := &cobra.Command{
-		Use:   "serve --graphdriver-socket PATH",
-		Short: "Serve dockerd on a socket until SIGTERM",
-		Long: `Serve Docker's GraphDriver protocol and the control API on a socket until SIGTERM.
+		Use:   "serve [--graphdriver-socket PATH] [--snapshotter-socket PATH]",
+		Short: "Serve dockerd and containerd on sockets until SIGTERM",
+		Long: `Serve Docker's GraphDriver protocol and the control API on one socket, containerd's snapshots and
+diff APIs on another, or both, until SIGTERM.
 
-In a managed plugin Docker runs this. Outside a container the socket is
+In a managed plugin Docker runs this. Outside a container the first socket is
 /run/docker/plugins/strata.sock, and dockerd is started with --experimental --storage-driver strata.
+The second is for containerd, Docker 28 and later, and Kubernetes: it is named in containerd's configuration.
 
 Settings come from the environment (STRATA_...), are outdone by flags, those by the
 store's config file, and that by --storage-opt of dockerd. strata options lists them.
@@ -26,15 +27,13 @@ store's config file, and that by --storage-opt of dockerd. strata options lists 
 The log goes to standard output.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if socket == "" {
-				return usageError{errors.New("serve needs --graphdriver-socket PATH")}
-			}
 			options := slices.Clone(s.pairs)
-			if backend != "" {
-				options = append(options, "backend="+backend)
-			}
-			if s.rest != "" {
-				options = append(options, "root="+s.rest)
+			for key, value := range map[string]string{
+				"backend": backend, "root": s.rest, "snapshotter-socket": snapshotter, "containerd-socket": containerd,
+			} {
+				if value != "" {
+					options = append(options, key+"="+value)
+				}
 			}
 			flags, err := config.FromFlags(options)
 			if err != nil {
@@ -46,7 +45,9 @@ The log goes to standard output.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&socket, "graphdriver-socket", "", "where to listen")
+	f.StringVar(&socket, "graphdriver-socket", "", "where to listen for Docker, and for the other commands")
+	f.StringVar(&snapshotter, "snapshotter-socket", "", "the same as --option snapshotter-socket=PATH")
+	f.StringVar(&containerd, "containerd-socket", "", "the same as --option containerd-socket=PATH")
 	f.StringVar(&backend, "backend", "", "the same as --option backend=NAME")
 	return cmd
 }

@@ -41,12 +41,14 @@ import (
 
 // Core are the settings that do not depend on the backend.
 type Core struct {
-	Backend    string         `option:"backend" env:"STRATA_BACKEND" change:"fixed" help:"Where layers are kept. A store remembers its backend."`
-	Root       string         `option:"root" env:"STRATA_ROOT" default:"/var/lib/strata" change:"place" help:"The store's directory, as the host sees it."`
-	Sync       store.SyncMode `option:"sync" env:"STRATA_SYNC" default:"layer" values:"layer,none" change:"live" help:"What a power cut can cost: with layer nothing that was acknowledged, with none the last half minute."`
-	ExactDiffs string         `option:"exact-diffs" env:"STRATA_EXACT_DIFFS" default:"auto" values:"auto,true,false" change:"fixed" help:"Whether an applied layer is given back byte for byte, so that dockerd need not keep its own record. auto is true for a new store."`
-	Stores     []string       `option:"stores" env:"STRATA_STORES" help:"Directories of further stores whose layers are used but never modified, separated by commas."`
-	LogLevel   string         `option:"log-level" env:"STRATA_LOG_LEVEL" default:"info" values:"trace,debug,info,warn,error" change:"live" help:"How much is logged."`
+	Backend     string         `option:"backend" env:"STRATA_BACKEND" change:"fixed" help:"Where layers are kept. A store remembers its backend."`
+	Root        string         `option:"root" env:"STRATA_ROOT" default:"/var/lib/strata" change:"place" help:"The store's directory, as the host sees it."`
+	Sync        store.SyncMode `option:"sync" env:"STRATA_SYNC" default:"layer" values:"layer,none" change:"live" help:"What a power cut can cost: with layer nothing that was acknowledged, with none the last half minute."`
+	ExactDiffs  string         `option:"exact-diffs" env:"STRATA_EXACT_DIFFS" default:"auto" values:"auto,true,false" change:"fixed" help:"Whether an applied layer is given back byte for byte, so that dockerd need not keep its own record. auto is true for a new store."`
+	Stores      []string       `option:"stores" env:"STRATA_STORES" help:"Directories of further stores whose layers are used but never modified, separated by commas."`
+	Snapshotter string         `option:"snapshotter-socket" env:"STRATA_SNAPSHOTTER_SOCKET" change:"place" help:"Where containerd finds the snapshotter, as the host sees it. Empty for nowhere."`
+	Containerd  string         `option:"containerd-socket" env:"STRATA_CONTAINERD_SOCKET" default:"/run/containerd/containerd.sock" change:"place" help:"Where containerd listens, as the host sees it: the differ reads and writes blobs there."`
+	LogLevel    string         `option:"log-level" env:"STRATA_LOG_LEVEL" default:"info" values:"trace,debug,info,warn,error" change:"live" help:"How much is logged."`
 }
 
 // Change says how a setting can be changed once there is a store.
@@ -201,9 +203,13 @@ func describe(backend string, ptr any) []Option {
 
 // checkPaths refuses relative paths: the process's working directory must not decide where data lies.
 func (c *Core) checkPaths() error {
-	for _, p := range append([]string{c.Root}, c.Stores...) {
+	paths := append([]string{c.Root, c.Containerd}, c.Stores...)
+	if c.Snapshotter != "" {
+		paths = append(paths, c.Snapshotter)
+	}
+	for _, p := range paths {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p || p == "/" {
-			return fmt.Errorf("path %q of root or stores: want an absolute path without a slash at its end: %w", p, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("path %q of root, stores or a socket: want an absolute path without a slash at its end: %w", p, errdefs.ErrInvalidArgument)
 		}
 	}
 	return nil

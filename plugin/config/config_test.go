@@ -56,7 +56,7 @@ func TestLaterSourcesWin(t *testing.T) {
 	}
 	s, err := table().Resolve(all...)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, s.Core, Core{Backend: "thick", Root: "/srv/x", Sync: "none", ExactDiffs: "auto", LogLevel: "debug"})
+	assert.DeepEqual(t, s.Core, Core{Backend: "thick", Root: "/srv/x", Sync: "none", ExactDiffs: "auto", LogLevel: "debug", Containerd: "/run/containerd/containerd.sock"})
 	assert.DeepEqual(t, s.BackendConfig, &fakeConfig{MountOpt: []string{"a", "b", "c"}, Workers: 5})
 	sources := map[string]string{}
 	for _, row := range s.List() {
@@ -65,6 +65,7 @@ func TestLaterSourcesWin(t *testing.T) {
 	assert.DeepEqual(t, sources, map[string]string{
 		"backend": "thick from default", "root": "/srv/x from environment", "sync": "none from environment",
 		"exact-diffs": "auto from default", "stores": " from default", "log-level": "debug from flags",
+		"snapshotter-socket": " from default", "containerd-socket": "/run/containerd/containerd.sock from default",
 		"thick.mountopt": "a,b,c from config file", "thick.quota": "false from default", "thick.workers": "5 from --storage-opt",
 	})
 }
@@ -83,7 +84,7 @@ func TestWrongOptionsAreErrors(t *testing.T) {
 		src  []Source
 		want []string
 	}{
-		{"unknown", []Source{source(SourceFlags, "snyc=none")}, []string{`"snyc" is unknown`, "backend, root, sync, exact-diffs, stores, log-level, thick.mountopt", "thin.level"}},
+		{"unknown", []Source{source(SourceFlags, "snyc=none")}, []string{`"snyc" is unknown`, "backend, root, sync, exact-diffs, stores, snapshotter-socket, containerd-socket, log-level, thick.mountopt", "thin.level"}},
 		{"unknown of a backend", []Source{source(SourceFlags, "thick.nope=1")}, []string{`"thick.nope" is unknown`}},
 		{"unknown backend", []Source{source(SourceEnv, "backend=zip")}, []string{`"zip"`, "thick, thin"}},
 		{"bad value", []Source{source(SourceFile, "sync=sometimes")}, []string{"sync", "sometimes", "layer, none"}},

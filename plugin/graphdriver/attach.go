@@ -151,7 +151,7 @@ func (h *Handler) reattach(ctx context.Context, a *attachment, next Init) (*atta
 }
 
 // Resume opens the store if an earlier process was given an Init, and does nothing if it is open.
-// ErrFailedPrecondition if there was no Init yet. Every call that needs the store does the same;
+// ErrFailedPrecondition if there was no Init yet, unless Alone is set. Every call that needs the store does the same;
 // a program may call it right after its start, so that recovery does not wait for the first call.
 func (h *Handler) Resume(ctx context.Context) error {
 	_, err := h.attached(ctx)
@@ -185,7 +185,10 @@ func (h *Handler) attached(ctx context.Context) (*attachment, error) {
 		return a, nil
 	}
 	i, err := loadInit(h.o.InitFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && h.o.Alone:
+		i, err = Init{Home: "/"}, nil
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("not initialised: docker has not called GraphDriver.Init yet, and %s does not exist: %w",
 			h.o.InitFile, errdefs.ErrFailedPrecondition)
 	}

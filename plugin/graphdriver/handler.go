@@ -57,6 +57,9 @@ type Options struct {
 	Warnings func() []string
 	// Observer is told about every call. nil is nobody.
 	Observer Observer
+	// Alone lets a call of Store that comes before any Init open the store with the arguments of none, for a program
+	// that serves others, too.
+	Alone bool
 	// Version of the program, kept in InitFile for the one who reads it.
 	Version string
 }

@@ -1,6 +1,6 @@
 // Package daemon is what `strata serve` runs: it listens, finds out where the store lies and what
-// the settings are, opens the store when dockerd says Init, and serves Docker's GraphDriver
-// protocol and the control API on one socket until it is told to stop.
+// the settings are, opens the store when dockerd says Init or containerd asks first, and serves Docker's GraphDriver
+// protocol and the control API on one socket, and containerd's snapshots on another, until it is told to stop.
 package daemon
 
 import (
@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sync/errgroup"
 
 	"strata/backend"
 	"strata/backend/store"
@@ -23,6 +24,7 @@ import (
 	"strata/plugin/config"
 	"strata/plugin/control"
 	"strata/plugin/graphdriver"
+	"strata/plugin/snapshotter"
 )
 
 // Backend is a backend that a store can have.
@@ -34,7 +36,7 @@ type Backend struct {
 
 // Config says what to serve, and where.
 type Config struct {
-	Socket   string        // of the GraphDriver protocol and the control API
+	Socket   string        // of the GraphDriver protocol and the control API, "" for none
 	Backends []Backend     // the first is the default
 	Environ  []string      // as of os.Environ
 	Flags    config.Source // settings of the command line
@@ -62,14 +64,75 @@ func Run(ctx context.Context, c Config) error {
 	if err := setLogLevel(d.settings.LogLevel); err != nil {
 		return err
 	}
-	l, err := plugin.Listen(ctx, c.Socket)
+	servers, err := d.listen(ctx)
 	if err != nil {
 		return err
 	}
-	log.G(ctx).WithField("socket", c.Socket).WithField("root", d.place.HostRoot).WithField("version", c.Version.Version).Info("serving")
-	var server plugin.Server
-	err = server.Serve(ctx, l, d.handler())
-	return errors.Join(err, d.close(ctx))
+	log.G(ctx).WithField("socket", c.Socket).WithField("snapshotter", d.settings.Snapshotter).
+		WithField("root", d.place.HostRoot).WithField("version", c.Version.Version).Info("serving")
+	// One that fails ends the others.
+	group, ctx := errgroup.WithContext(ctx)
+	for _, serve := range servers {
+		group.Go(func() error { return serve(ctx) })
+	}
+	return errors.Join(group.Wait(), d.close(ctx))
+}
+
+// listen makes the sockets that are asked for, and returns what serves them.
+func (d *daemon) listen(ctx context.Context) (servers []func(context.Context) error, err error) {
+	if d.Socket == "" && d.settings.Snapshotter == "" {
+		return nil, fmt.Errorf("nothing to serve: say --graphdriver-socket, --snapshotter-socket or both: %w", errdefs.ErrInvalidArgument)
+	}
+	if d.settings.Snapshotter != "" {
+		serve, err := d.listenForContainerd(ctx)
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, serve)
+	}
+	if d.Socket != "" {
+		l, err := plugin.Listen(ctx, d.Socket)
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, func(ctx context.Context) error {
+			var server plugin.Server
+			return server.Serve(ctx, l, d.handler())
+		})
+	}
+	return servers, nil
+}
+
+// listenForContainerd makes the snapshotter's socket and connects it with the store.
+func (d *daemon) listenForContainerd(ctx context.Context) (func(context.Context) error, error) {
+	socket, err := d.place.socket(d.settings.Snapshotter)
+	if err != nil {
+		return nil, err
+	}
+	containerd, err := d.place.socket(d.settings.Containerd)
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := snapshotter.DialContent(containerd)
+	if err != nil {
+		return nil, err
+	}
+	sn := snapshotter.New(snapshotter.Options{
+		HostPath: d.place.hostPath,
+		Store: func(ctx context.Context) (snapshotter.Layers, error) {
+			st, err := d.docker.Store(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return st, nil
+		},
+	})
+	l, err := plugin.Listen(ctx, socket)
+	if err != nil {
+		return nil, errors.Join(err, blobs.Close())
+	}
+	server := snapshotter.NewServer(sn, snapshotter.NewDiffer(sn, blobs.Store))
+	return func(ctx context.Context) error { return errors.Join(server.Serve(ctx, l), blobs.Close()) }, nil
 }
 
 // daemon is a serving process.
@@ -114,6 +177,7 @@ func newDaemon(c Config) (*daemon, error) {
 		Reconfigure: d.reconfigure,
 		Warnings:    d.warnings,
 		Observer:    d.metrics,
+		Alone:       d.settings.Snapshotter != "",
 		Version:     c.Version.Version,
 	})
 	return d, nil

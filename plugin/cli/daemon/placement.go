@@ -37,7 +37,8 @@ type Placement struct {
 
 	data     string // the data directory, here; "" outside a container
 	hostData string // the same on the host
-	run      string // the host's /run, here; "" if layers are not mounted there
+	runDir   string // the host's /run, here; "" outside a container
+	run      string // the same, but "" if layers are not mounted there
 	doubt    string // why HostRoot may not be the store's path on the host; "" for no doubt
 }
 
@@ -75,7 +76,7 @@ func locate(root string, f facts) (Placement, error) {
 func locateAmong(root string, f facts, mounts []*mountinfo.Info) (Placement, error) {
 	p := Placement{
 		Root: filepath.Join(f.data, filepath.Base(root)), HostRoot: root, MountDir: filepath.Join(f.propagated, "mnt"),
-		data: f.data, hostData: filepath.Dir(root),
+		data: f.data, hostData: filepath.Dir(root), runDir: f.run,
 	}
 	data := lastAt(f.data, mounts)
 	if data == nil {
@@ -139,6 +140,19 @@ func (p Placement) hostPath(dir string) string {
 		return filepath.Join(p.hostData, rest)
 	}
 	return dir
+}
+
+// socket translates the path of a socket on the host into ours: in a managed plugin it lies in the host's /run.
+// ErrInvalidArgument for others.
+func (p Placement) socket(path string) (string, error) {
+	if p.data == "" || path == "" {
+		return path, nil
+	}
+	rest, ok := below(path, hostRun)
+	if !ok {
+		return "", fmt.Errorf("socket %s does not lie in %s, which is where a plugin can have one on the host: %w", path, hostRun, errdefs.ErrInvalidArgument)
+	}
+	return filepath.Join(p.runDir, rest), nil
 }
 
 // here translates a path on the host into ours. ErrInvalidArgument if it cannot be reached.
