@@ -42,7 +42,7 @@ type Layer struct {
 	// Sealed says that the store has noted that the layer does not change any more. After Seal has
 	// returned and before that is noted it is still false.
 	Sealed bool
-	// Detached says that the layer was made without parents and may get some (Rebaser): deletions in it mean something.
+	// Detached says that the layer has no parents yet (Rebaser): deletions in it mean something.
 	Detached bool
 }
 

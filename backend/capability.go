@@ -98,9 +98,8 @@ type Cloner interface {
 }
 
 // Rebaser keeps a layer as its difference from its parents and can give parents to one that was made without:
-// Rebase is told of a Detached layer, which nobody uses, with the parents that it is about to have. A root directory
-// as Create made it gets the properties of the nearest parent's. Without it such a layer keeps the parents that it was
-// made with.
+// Rebase is told of a Detached layer, which nobody uses, with the parents that it is to have for ever, perhaps none. A root
+// directory as Create made it gets the properties of the nearest parent's. Without it such a layer has no parents.
 type Rebaser interface {
 	Rebase(ctx context.Context, l Layer) error
 }

@@ -259,7 +259,7 @@ func (c crashSuite) verify(t *testing.T, root, journal string) {
 	if lister, ok := backend.As[backend.Lister](r.back); ok {
 		ids, err := lister.List(t.Context())
 		assert.NilError(t, err)
-		assert.Equal(t, len(ids), len(r.names()), "on disk: %q", ids)
+		assert.Equal(t, len(ids), r.withData(), "on disk: %q", ids)
 	}
 	// It can be worked with.
 	r.fill("afterwards", "", crashArchive(9))
@@ -303,6 +303,14 @@ func relative(dir string, paths []string) []string {
 // checkLayers compares the store with what the script's journal says of it.
 func (r *rig) checkLayers(known map[string]*crashLayer) {
 	r.t.Helper()
+	for name, k := range known {
+		if k.becomes == "" {
+			continue
+		}
+		_, errOld := r.store.Stat(r.ctx(), name)
+		_, errNew := r.store.Stat(r.ctx(), k.becomes)
+		assert.Assert(r.t, (errOld == nil) != (errNew == nil), "layer %s was being renamed to %s: %v, %v", name, k.becomes, errOld, errNew)
+	}
 	for _, name := range r.names() {
 		assert.Assert(r.t, known[name] != nil && known[name].fate != fateAbsent, "layer %s should not be there", name)
 	}
@@ -321,6 +329,16 @@ func (r *rig) checkLayers(known map[string]*crashLayer) {
 		assert.Assert(r.t, k.mayBe(sum), "content of layer %s: diff has digest %s, want %s or %s", name, sum, k.digest, k.after)
 		r.tree(name)
 	}
+}
+
+// withData counts the layers that have data of their own.
+func (r *rig) withData() (n int) {
+	for _, name := range r.names() {
+		if !r.stat(name).Link {
+			n++
+		}
+	}
+	return n
 }
 
 // checkOnlyCountedMounts: what is mounted below the store belongs to a layer that says so.
@@ -355,6 +373,23 @@ type crashLayer struct {
 	open   bool   // the last operation on it did not succeed
 	digest string // of its diff when it was last acknowledged, "" if not known
 	after  string // operation.after of the last operation on it
+	// becomes is the name that an acknowledged layer was being given when the script ended.
+	becomes string
+}
+
+// rename takes note of what a begun or finished operation says of a layer's name.
+func rename(known map[string]*crashLayer, name, as string, done bool) {
+	k := known[name]
+	if done {
+		known[as] = &crashLayer{fate: fatePresent}
+		known[name] = &crashLayer{fate: fateAbsent}
+		return
+	}
+	known[as] = &crashLayer{open: true, after: anyContent}
+	known[name] = &crashLayer{open: true, after: anyContent}
+	if k.fate == fatePresent {
+		known[name].becomes = as
+	}
 }
 
 // acknowledge takes note of what a finished operation, or a look at the layer after it, says of
@@ -408,12 +443,18 @@ func readJournal(t *testing.T, path string) map[string]*crashLayer {
 			if kind == "read" {
 				break
 			}
+			if kind == "rename" {
+				rename(known, name, after, false)
+				break
+			}
 			k.open, k.after = true, after
 			if kind != "alter" {
 				k.fate = fateOpen
 			}
 		case "present":
 			k.acknowledge(t, name, detail)
+		case "renamed":
+			rename(known, name, detail, true)
 		case "absent":
 			k.fate = fateAbsent
 		}

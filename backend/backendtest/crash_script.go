@@ -22,7 +22,7 @@ import (
 type operation struct {
 	layer string
 	kind  opKind
-	after string // digest of the layer's diff afterwards, "" if it does not change, anyContent if unknown
+	after string // digest of the layer's diff afterwards, "" if it does not change, anyContent if unknown; of opRename, its name
 	run   func(ctx context.Context, s *store.Store) error
 }
 
@@ -39,6 +39,7 @@ const (
 	opAlter                // the same, and a layer that was there before is never lost
 	opRemove               // afterwards it is not
 	opRead                 // changes nothing
+	opRename               // afterwards it has another name, and at no time none or both
 )
 
 // newCountdown returns a function that calls f the n-th time it is called, and else does nothing.
@@ -78,7 +79,7 @@ func crashScript() []operation {
 	remove := func(name string) operation {
 		return operation{name, opRemove, "", func(ctx context.Context, s *store.Store) error { return s.Remove(ctx, name) }}
 	}
-	return []operation{
+	return append([]operation{
 		create("base", ""), apply("base", 1),
 		create("child", "base"), apply("child", 2),
 		create("rw", "child"), write("rw", Mkdir("w", 0o755), CreateFile("w/f", Noise(3, 70000), 0o644), Remove("d/f02")),
@@ -115,6 +116,44 @@ func crashScript() []operation {
 				return err
 			}
 			return s.Remove(ctx, "brief2")
+		}},
+	}, snapshotScript(write, remove)...)
+}
+
+// snapshotScript has what a snapshotter does.
+func snapshotScript(write func(string, ...Step) operation, remove func(string) operation) []operation {
+	detached := func(name string) operation {
+		return operation{name, opChange, anyContent, func(ctx context.Context, s *store.Store) error {
+			return s.Create(ctx, name, "", store.CreateOptions{Detached: true})
+		}}
+	}
+	unpack := func(name string, seed uint64) operation {
+		return operation{name, opChange, anyContent, func(ctx context.Context, s *store.Store) error {
+			_, err := s.Unpack(ctx, name, bytes.NewReader(crashArchive(seed)))
+			return err
+		}}
+	}
+	commit := func(name, as, parent string) operation {
+		return operation{name, opRename, as, func(ctx context.Context, s *store.Store) error {
+			err := s.Commit(ctx, name, as, store.CommitOptions{Parent: parent})
+			if errdefs.IsNotImplemented(err) {
+				err = s.Commit(ctx, name, as, store.CommitOptions{})
+			}
+			return err
+		}}
+	}
+	link := func(name, target string) operation {
+		return operation{name, opChange, anyContent, func(ctx context.Context, s *store.Store) error {
+			return s.Link(ctx, name, target, map[string]string{"kind": "view"})
+		}}
+	}
+	return []operation{
+		detached("active1"), unpack("active1", 5), commit("active1", "committed1", ""),
+		detached("active2"), unpack("active2", 6), commit("active2", "committed2", "committed1"),
+		detached("active3"), write("active3", CreateFile("f", Noise(7, 70000), 0o644)), commit("active3", "committed3", ""),
+		link("view1", "committed2"), link("view2", "committed2"), remove("view1"),
+		{"committed2", opAlter, "", func(ctx context.Context, s *store.Store) error {
+			return s.SetLabels(ctx, "committed2", map[string]string{"l": "1"})
 		}},
 	}
 }
@@ -188,7 +227,7 @@ func playScript(f Factory, root string) (err error) {
 
 // play runs the operation and notes before and after it what one may rely on.
 func (o operation) play(ctx context.Context, s *store.Store, journal io.Writer) error {
-	kind := map[opKind]string{opChange: "change", opAlter: "alter", opRemove: "remove", opRead: "read"}[o.kind]
+	kind := map[opKind]string{opChange: "change", opAlter: "alter", opRemove: "remove", opRead: "read", opRename: "rename"}[o.kind]
 	if err := note(journal, "begin", o.layer, kind+":"+o.after); err != nil {
 		return err
 	}
@@ -200,6 +239,8 @@ func (o operation) play(ctx context.Context, s *store.Store, journal io.Writer) 
 		return note(journal, "absent", o.layer, "-")
 	case opRead:
 		return nil
+	case opRename:
+		return note(journal, "renamed", o.layer, o.after)
 	case opChange, opAlter:
 	}
 	// Acknowledged. What it really holds is noted as soon as that is known.

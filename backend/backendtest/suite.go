@@ -44,7 +44,7 @@ type row struct {
 func rows() []row {
 	var all []row
 	for _, part := range [][]row{
-		treeRows(), archiveRows(), diffRows(), lifeRows(), abilityRows(), contractRows(), troubleRows(), parallelRows(),
+		treeRows(), archiveRows(), diffRows(), lifeRows(), abilityRows(), snapshotRows(), contractRows(), troubleRows(), parallelRows(),
 	} {
 		all = append(all, part...)
 	}

@@ -96,10 +96,7 @@ type directory struct {
 // walk yields the changes of a layer. An error ends it and is not yielded. content refuses files whose
 // content is not in the upper directory.
 func (o *overlay) walk(ctx context.Context, l backend.Layer, content bool, yield func(backend.Change, error) bool) error {
-	w := &walker{ctx: ctx, yield: yield, marks: marks{"trusted.overlay."}, ids: l.IDMap, content: content}
-	if o.userXattr {
-		w.marks.prefix = "user.overlay."
-	}
+	w := &walker{ctx: ctx, yield: yield, marks: o.marks(), ids: l.IDMap, content: content}
 	dir, err := o.find(l.ID)
 	if err != nil {
 		return err

@@ -75,39 +75,6 @@ func (o *overlay) makeRoot(l backend.Layer, diff string) error {
 	return copyRoot(filepath.Join(parent, diffDir), diff)
 }
 
-// Rebase gives the root of a layer that got parents the properties of the nearest one's, as Create would have, unless
-// somebody gave it some. The rest of the layer says what changed in any parents.
-func (o *overlay) Rebase(_ context.Context, l backend.Layer) error {
-	err := o.rebase(l)
-	if err != nil {
-		return fmt.Errorf("rebase layer %s: %w", l.ID, err)
-	}
-	return nil
-}
-
-func (o *overlay) rebase(l backend.Layer) error {
-	if len(l.Parents) >= maxLowers {
-		return fmt.Errorf("%d layers below, overlay takes %d: %w", len(l.Parents), maxLowers-1, errdefs.ErrInvalidArgument)
-	}
-	parent, err := o.find(l.Parents[0].ID)
-	if err != nil {
-		return err
-	}
-	diff := filepath.Join(o.env.Home, l.ID, diffDir)
-	var st unix.Stat_t
-	if err := unix.Lstat(diff, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: diff, Err: err}
-	}
-	uid, gid, err := l.IDMap.Root()
-	if err != nil {
-		return err
-	}
-	if st.Mode&0o7777 != 0o755 || st.Uid != uid || st.Gid != gid {
-		return nil
-	}
-	return copyRoot(filepath.Join(parent, diffDir), diff)
-}
-
 // copyRoot gives the directory to the owner, extended attributes and mode of from. Overlay's own
 // attributes are not part of them.
 func copyRoot(from, to string) error {

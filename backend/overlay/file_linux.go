@@ -54,6 +54,14 @@ func ignoreVanished(err error) error {
 // marks reads overlayfs's own attributes.
 type marks struct{ prefix string }
 
+// marks returns how this overlay's mounts mark files.
+func (o *overlay) marks() marks {
+	if o.userXattr {
+		return marks{"user.overlay."}
+	}
+	return marks{"trusted.overlay."}
+}
+
 // isWhiteout reports whether a file stands for a deletion.
 func (m marks) isWhiteout(f *file) (bool, error) {
 	if f.isDevice0() {

@@ -218,7 +218,7 @@ func (o *overlay) Place(_ context.Context, l backend.Layer) (backend.Place, erro
 	}
 	p := backend.Place{Dir: filepath.Join(dir, diffDir), Whiteouts: backend.WhiteoutsOverlay}
 	switch {
-	case len(l.Parents) == 0:
+	case len(l.Parents) == 0 && !l.Detached:
 		p.Whiteouts = backend.WhiteoutsNone
 	case o.userXattr:
 		p.Whiteouts = backend.WhiteoutsOverlayUser

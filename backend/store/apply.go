@@ -19,6 +19,7 @@ import (
 
 // logPath is where the headers of the tar that filled a layer are kept.
 func (s *Store) logPath(l *layer) string {
+	l = l.data()
 	root := s.cfg.Root
 	if l.peer != nil {
 		root = l.peer.root

@@ -99,14 +99,14 @@ func (s *Store) claim(l *layer, name, as string) error {
 
 // commitAs does the work of commit. It wants l.mu.
 func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer, o CommitOptions) error {
-	if parent != nil {
+	if s.snapshot(l).Detached && s.able.rebaser != nil {
 		if err := s.rebase(ctx, l, parent); err != nil {
 			return err
 		}
 	}
 	old := s.snapshot(l).Name
 	err := s.commitContent(ctx, l, func(r *record) {
-		r.Name, r.Labels = as, o.Labels
+		r.Name, r.Labels, r.Detached = as, o.Labels, false
 		if parent != nil {
 			r.Parent = s.snapshot(parent).ID
 		}
@@ -123,12 +123,18 @@ func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer
 	return err
 }
 
-// rebase gives a layer without parents one. It wants l.mu.
+// rebase gives a detached layer its parent, or none. It wants l.mu.
 func (s *Store) rebase(ctx context.Context, l, parent *layer) error {
 	d := s.describe(l)
 	d.Parents = s.chain(parent)
 	if err := s.able.rebaser.Rebase(ctx, d); err != nil {
 		return fmt.Errorf("rebase: %w", err)
+	}
+	if s.stepwise() { // else the sync of the record does it: it changed names and attributes only
+		l.settled = false
+	}
+	if err := failpoint.Hit("store.commit.rebased"); err != nil || parent == nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,7 +143,7 @@ func (s *Store) rebase(ctx context.Context, l, parent *layer) error {
 	}
 	l.parent = parent
 	parent.children++
-	return failpoint.Hit("store.commit.rebased")
+	return nil
 }
 
 // commitContent makes a layer's content durable, and then its record, which it changes. It wants l.mu.

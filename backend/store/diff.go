@@ -52,8 +52,7 @@ func (s *Store) pair(ctx context.Context, name, parent string) (context.Context,
 	if err != nil {
 		return nil, nil, err
 	}
-	l = l.data()
-	own := s.parentOf(l)
+	own := s.parentOf(l.data())
 	ctx, release, err := s.pin(ctx, l)
 	if err != nil {
 		return nil, nil, err
@@ -66,18 +65,17 @@ func (s *Store) pair(ctx context.Context, name, parent string) (context.Context,
 		release()
 		return nil, nil, fmt.Errorf("parent: %w", err)
 	}
-	p = p.data()
 	ctx, releaseParent, err := s.pin(ctx, p)
 	if err != nil {
 		release()
 		return nil, nil, fmt.Errorf("parent: %w", err)
 	}
-	return ctx, &pairing{layer: l, parent: p, direct: own == p, release: func() { releaseParent(); release() }}, nil
+	return ctx, &pairing{layer: l, parent: p, direct: own == p.data(), release: func() { releaseParent(); release() }}, nil
 }
 
 // diffParent writes a layer's difference from its own parent in the best way there is.
 func (s *Store) diffParent(ctx context.Context, l *layer, w io.Writer) error {
-	rec := s.snapshot(l)
+	rec := s.snapshot(l.data())
 	if rec.Applied != nil && rec.Applied.Exact {
 		return s.replay(ctx, l, w)
 	}
@@ -89,7 +87,7 @@ func (s *Store) diffParent(ctx context.Context, l *layer, w io.Writer) error {
 		}
 		log.G(ctx).WithError(err).WithField("layer", rec.Name).Warn("the backend cannot diff this layer; comparing trees")
 	}
-	return s.compareInto(ctx, &pairing{layer: l, parent: s.parentOf(l), direct: true}, w)
+	return s.compareInto(ctx, &pairing{layer: l, parent: s.parentOf(l.data()), direct: true}, w)
 }
 
 // compareInto writes the difference that a comparison of both trees finds.

@@ -42,7 +42,7 @@
 //	replaces the ID of a layer in whose place this one is; if that is still there, it was removed
 //	state    creating, ready or applying; of no meaning in ID.gone
 //	sealed   true once the layer is read-only for ever
-//	detached true if the layer was made without a parent and may get, or has got, one later
+//	detached true as long as the layer has no parent and may get one
 //	link     true if the layer is another name of its parent and has no data of its own
 //	created  RFC 3339, UTC
 //	limit    bytes; absent for none

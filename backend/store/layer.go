@@ -161,7 +161,8 @@ func (l *layer) lineage() (list []backend.Parent) {
 	return list
 }
 
-// data returns the layer that has the data: l itself unless that is a link. The parent of a link never changes.
+// data returns the layer that has the data: l itself unless that is a link. The parent of a link never changes. It may have
+// been removed as far as its client knows; the link keeps it.
 func (l *layer) data() *layer {
 	for l.link && l.parent != nil {
 		l = l.parent

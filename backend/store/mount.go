@@ -30,7 +30,7 @@ func (s *Store) Mount(ctx context.Context, name string, o MountOptions) (string,
 	if err != nil {
 		return "", err
 	}
-	return s.mountLayer(ctx, l.data(), o)
+	return s.mountLayer(ctx, l, o)
 }
 
 func (s *Store) mountLayer(ctx context.Context, l *layer, o MountOptions) (string, error) {
@@ -72,7 +72,6 @@ func (s *Store) Mounts(ctx context.Context, name string, o MountOptions) ([]back
 	if err != nil {
 		return nil, err
 	}
-	l = l.data()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.mu.RLock()
@@ -164,7 +163,7 @@ func (s *Store) Unmount(ctx context.Context, name string) error {
 	if err != nil {
 		return nil // clients repeat Unmount and also call it for layers they removed
 	}
-	return s.unmountLayer(ctx, l.data())
+	return s.unmountLayer(ctx, l)
 }
 
 func (s *Store) unmountLayer(ctx context.Context, l *layer) error {

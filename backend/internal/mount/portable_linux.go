@@ -1,7 +1,6 @@
 package mount
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -12,8 +11,8 @@ import (
 
 // Portable rewrites mounts for somebody else who is to make them by mount(2), in the words that containerd takes
 // (core/mount in its source): "bind" for a bind, one "lowerdir=" of an overlay with colons, "uidmap=" and "gidmap=" in
-// place of X-mount.idmap, quoted labels. ErrNotImplemented for what cannot be said so: an overlay of directories with
-// several maps, or with a comma, a colon or a backslash in their paths.
+// place of X-mount.idmap, quoted labels. Commas, colons and backslashes in paths are escaped as the kernel wants
+// it. ErrNotImplemented for what cannot be said so: an overlay of directories with several maps.
 func Portable(mounts []backend.Mount) ([]backend.Mount, error) {
 	list := make([]backend.Mount, 0, len(mounts))
 	for _, m := range mounts {
@@ -52,11 +51,11 @@ func portable(m backend.Mount) (backend.Mount, error) {
 	if len(r.lowers) > 0 {
 		dirs := make([]string, 0, len(r.lowers))
 		for _, l := range r.lowers {
-			dirs = append(dirs, l.dir)
+			dirs = append(dirs, escapeLower(l.dir))
 		}
 		words = append(words, keyLower+"="+strings.Join(dirs, ":"))
 	}
-	return backend.Mount{Type: m.Type, Source: m.Source, Options: words}, r.plain()
+	return backend.Mount{Type: m.Type, Source: m.Source, Options: words}, nil
 }
 
 // properties returns the words that say what kind of mount it is to be, "rw" or "ro" in any case.
@@ -97,24 +96,4 @@ func ranges(list []backend.IDRange) string {
 		words = append(words, fmt.Sprintf("%d:%d:%d", r.Container, r.Host, r.Size))
 	}
 	return strings.Join(words, ",")
-}
-
-// plain returns an error if a directory of an overlay would have to be escaped: not all who read the option know how.
-func (r *request) plain() error {
-	dirs := make([]string, 0, len(r.lowers))
-	for _, l := range r.lowers {
-		dirs = append(dirs, l.dir)
-	}
-	for _, o := range r.data {
-		if r.kind == typeOverlay && (o.key == keyUpper || o.key == keyWork) {
-			dirs = append(dirs, o.value)
-		}
-	}
-	var errs []error
-	for _, dir := range dirs {
-		if strings.ContainsAny(dir, `,:\`) {
-			errs = append(errs, fmt.Errorf("directory %q: containerd takes no comma, colon or backslash in it; move the store: %w", dir, errdefs.ErrNotImplemented))
-		}
-	}
-	return errors.Join(errs...)
 }

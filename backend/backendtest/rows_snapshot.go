@@ -1,0 +1,251 @@
+package backendtest
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+	"strata/backend/store"
+)
+
+// snapshotRows are about what a snapshotter does with layers.
+func snapshotRows() []row {
+	return []row{
+		{name: "commit", run: commit},
+		{name: "commit errors", run: commitErrors},
+		{name: "commit on a late parent", run: commitLate},
+		{name: "unpack", run: unpack},
+		{name: "links", run: links},
+		{name: "mounts for others", run: mountsForOthers},
+		{name: "labels", run: labels},
+	}
+}
+
+func (r *rig) commit(name, as, parent string) {
+	r.t.Helper()
+	assert.NilError(r.t, r.store.Commit(r.ctx(), name, as, store.CommitOptions{Parent: parent}), "commit %s as %s", name, as)
+}
+
+func commit(r *rig) {
+	r.create("base", "")
+	r.write("base", aSmallTree())
+	r.commit("base", "image", "")
+	r.create("draft", "image")
+	r.write("draft", CreateFile("new", []byte("new"), 0o644), Mkdir("dir", 0o755))
+	before, was := r.stat("draft"), r.tree("draft")
+	assert.NilError(r.t, r.store.Commit(r.ctx(), "draft", "done", store.CommitOptions{Labels: map[string]string{"a": "b"}, Parent: "image"}))
+	for range 2 {
+		after := r.stat("done")
+		assert.Equal(r.t, after.ID, before.ID, "nothing is copied")
+		assert.Equal(r.t, after.Parent, "image")
+		assert.Assert(r.t, after.Sealed)
+		assert.DeepEqual(r.t, after.Labels, map[string]string{"a": "b"})
+		assert.DeepEqual(r.t, r.names(), []string{"done", "image"})
+		r.same(was, r.tree("done"), "committed layer")
+		r.mounted("done", func(dir string) { assert.Assert(r.t, CreateFile("x", nil, 0o644)(dir) != nil, "it is read-only") })
+		r.sameChanges([]backend.Change{{Path: "/dir", Kind: backend.Added}, {Path: "/new", Kind: backend.Added}}, r.changes("done", "image"))
+		r.reopen()
+	}
+	r.create("draft", "done") // the old name is free
+}
+
+func commitErrors(r *rig) {
+	r.create("base", "")
+	r.create("l", "base")
+	r.create("other", "")
+	r.mount("other")
+	for _, tc := range []struct {
+		name, as, parent string
+		is               func(error) bool
+	}{
+		{"unknown", "x", "", errdefs.IsNotFound},
+		{"l", "other", "", errdefs.IsAlreadyExists},
+		{"l", "l", "", errdefs.IsAlreadyExists},
+		{"l", "", "", errdefs.IsInvalidArgument},
+		{"l", "x", "unknown", errdefs.IsNotFound},
+		{"l", "x", "other", errdefs.IsInvalidArgument},
+		{"base", "x", "", errdefs.IsFailedPrecondition},  // sealed
+		{"other", "x", "", errdefs.IsFailedPrecondition}, // mounted
+	} {
+		err := r.store.Commit(r.ctx(), tc.name, tc.as, store.CommitOptions{Parent: tc.parent})
+		assert.Assert(r.t, tc.is(err), "commit %s as %s on %s: %v", tc.name, tc.as, tc.parent, err)
+	}
+	assert.DeepEqual(r.t, r.names(), []string{"base", "l", "other"})
+	r.write("l", CreateFile("f", nil, 0o644))
+	r.unmount("other")
+}
+
+// lateLayers are archives of which each means what it means only on top of the one before it.
+func lateLayers() [][]byte {
+	return [][]byte{
+		archive(directory("d"), file("d/kept", "1"), file("d/gone", "1"), directory("o"), file("o/old", "1"), file("top", "1"), directory("t"), file("t/f", "1")),
+		archive(directory("d"), file("d/.wh.gone", ""), directory("o"), file("o/.wh..wh..opq", ""), file("o/new", "2"), file(".wh.t", ""), file(".wh.never", "")),
+		archive(file("t", "3"), file("d/gone", "3"), file(".wh.top", ""), directory("o"), file("o/more", "3")),
+	}
+}
+
+// commitLate unpacks layers in any order and commits them on each other, as containerd does when it unpacks in
+// parallel.
+func commitLate(r *rig) {
+	r.create("mode", "")
+	r.write("mode", Chmod(".", 0o751))
+	r.commit("mode", "base", "")
+	late, top := lateLayers(), "base"
+	for i := len(late) - 1; i >= 0; i-- {
+		name := fmt.Sprint("late", i)
+		assert.NilError(r.t, r.store.Create(r.ctx(), name, "", store.CreateOptions{Detached: true}))
+		_, err := r.store.Unpack(r.ctx(), name, bytes.NewReader(late[i]))
+		assert.NilError(r.t, err)
+	}
+	parent := "base"
+	for i := range late {
+		name, as := fmt.Sprint("late", i), fmt.Sprint("done", i)
+		err := r.store.Commit(r.ctx(), name, as, store.CommitOptions{Parent: parent})
+		if errdefs.IsNotImplemented(err) {
+			assert.ErrorContains(r.t, err, "capabilities")
+			assert.Equal(r.t, r.stat(name).Parent, "")
+			r.write(name, CreateFile("still usable", nil, 0o644))
+			return
+		}
+		assert.NilError(r.t, err)
+		parent = as
+		r.fill(fmt.Sprint("straight", i), top, late[i])
+		top = fmt.Sprint("straight", i)
+	}
+	r.reopen()
+	for i := range late {
+		r.same(r.tree(fmt.Sprint("straight", i)).WithoutClock(), r.tree(fmt.Sprint("done", i)).WithoutClock(), fmt.Sprint("late layer ", i))
+	}
+	assert.Equal(r.t, r.stat("done2").Parent, "done1")
+	// Deletions mean nothing in a layer that gets no parent in the end.
+	assert.NilError(r.t, r.store.Create(r.ctx(), "alone", "", store.CreateOptions{Detached: true}))
+	_, err := r.store.Unpack(r.ctx(), "alone", bytes.NewReader(late[1]))
+	assert.NilError(r.t, err)
+	r.commit("alone", "base layer", "")
+	r.fill("straight", "", late[1])
+	r.same(r.tree("straight").WithoutClock(), r.tree("base layer").WithoutClock(), "base layer")
+	err = r.store.Remove(r.ctx(), "done1")
+	assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "%v", err)
+}
+
+func unpack(r *rig) {
+	late := lateLayers()
+	r.fill("base", "", late[0])
+	r.fill("want", "base", late[1])
+	r.create("l", "base")
+	a, err := r.store.Unpack(r.ctx(), "l", bytes.NewReader(late[1]))
+	assert.NilError(r.t, err)
+	assert.DeepEqual(r.t, a, store.Applied{Size: r.stat("want").Applied.Size, Bytes: int64(len(late[1])), Digest: "sha256:" + digest(late[1])})
+	r.same(r.tree("want").WithoutClock(), r.tree("l").WithoutClock(), "unpacked")
+	assert.Assert(r.t, !r.stat("l").Sealed)
+	r.write("l", CreateFile("mine", nil, 0o644))
+	_, err = r.store.Unpack(r.ctx(), "l", bytes.NewReader(late[2]))
+	assert.NilError(r.t, err)
+	_, found := r.tree("l")["mine"]
+	assert.Assert(r.t, found, "what was there stays")
+	_, err = r.store.Unpack(r.ctx(), "base", bytes.NewReader(late[1]))
+	assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "%v", err)
+	// A torn stream leaves a layer that can only be removed.
+	_, err = r.store.Unpack(r.ctx(), "l", bytes.NewReader(late[1][:700]))
+	assert.Assert(r.t, err != nil)
+	err = r.store.Commit(r.ctx(), "l", "x", store.CommitOptions{})
+	assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "%v", err)
+	r.remove("l")
+}
+
+func links(r *rig) {
+	r.create("base", "")
+	r.create("l", "base")
+	r.write("l", aSmallTree())
+	was := r.tree("l")
+	assert.NilError(r.t, r.store.Link(r.ctx(), "view", "l", map[string]string{"kind": "view"}))
+	assert.NilError(r.t, r.store.Link(r.ctx(), "again", "view", nil))
+	for range 2 {
+		info := r.stat("view")
+		assert.Assert(r.t, info.Link && info.Sealed)
+		assert.Equal(r.t, info.Parent, "l")
+		assert.Equal(r.t, r.stat("again").Parent, "view")
+		assert.Equal(r.t, r.usage("view"), backend.Usage{})
+		r.same(was, r.tree("again"), "link")
+		assert.Equal(r.t, len(r.changes("again", "l")), 0)
+		assert.Assert(r.t, bytes.Equal(r.diff("again", "base"), r.diff("l", "base")))
+		r.reopen()
+	}
+	for name, is := range map[string]func(error) bool{"l": errdefs.IsFailedPrecondition, "view": errdefs.IsFailedPrecondition} {
+		err := r.store.Remove(r.ctx(), name)
+		assert.Assert(r.t, is(err), "remove %s: %v", name, err)
+	}
+	err := r.store.Link(r.ctx(), "again", "l", nil)
+	assert.Assert(r.t, errdefs.IsAlreadyExists(err), "%v", err)
+	err = r.store.Link(r.ctx(), "x", "unknown", nil)
+	assert.Assert(r.t, errdefs.IsNotFound(err), "%v", err)
+	// A child of a link is one of the layer.
+	r.create("child", "again")
+	r.write("child", CreateFile("own", nil, 0o644))
+	r.sameChanges([]backend.Change{{Path: "/own", Kind: backend.Added}}, r.changes("child", "l"))
+	// A layer that its client has forgotten stays as long as somebody else has a name for it.
+	assert.NilError(r.t, r.store.Discard(r.ctx(), "l"))
+	r.same(was, r.tree("view"), "link to a forgotten layer")
+	r.remove("child")
+	r.remove("again")
+	r.remove("view")
+	assert.DeepEqual(r.t, r.names(), []string{"base"})
+}
+
+// mountsForOthers lets containerd's code mount layers as the store says.
+func mountsForOthers(r *rig) {
+	r.create("base", "")
+	r.write("base", aSmallTree())
+	r.create("middle", "base")
+	r.write("middle", CreateFile("middle", nil, 0o644))
+	r.create("top", "middle")
+	assert.NilError(r.t, r.store.Create(r.ctx(), "detached", "", store.CreateOptions{Detached: true}))
+	_, err := r.store.Unpack(r.ctx(), "detached", bytes.NewReader(lateLayers()[0]))
+	assert.NilError(r.t, err)
+	for _, name := range []string{"top", "base", "middle", "detached"} {
+		want := r.tree(name)
+		r.mountedAbroad(name, false, func(dir string) {
+			r.same(want, r.readTree(dir), name)
+			err := CreateFile("written", []byte("x"), 0o644)(dir)
+			assert.Equal(r.t, err == nil, !r.stat(name).Sealed, "write to %s: %v", name, err)
+		})
+	}
+	r.mountedAbroad("top", true, func(dir string) {
+		assert.Assert(r.t, CreateFile("f", nil, 0o644)(dir) != nil, "it is read-only")
+	})
+	r.sameChanges([]backend.Change{{Path: "/written", Kind: backend.Added}}, r.changes("top", "middle"))
+	_, err = r.store.Mounts(r.ctx(), "unknown", store.MountOptions{})
+	assert.Assert(r.t, errdefs.IsNotFound(err), "%v", err)
+}
+
+// mountedAbroad calls f with a directory on which containerd's code has mounted the layer.
+func (r *rig) mountedAbroad(name string, readOnly bool, f func(dir string)) {
+	r.t.Helper()
+	mounts, err := r.store.Mounts(r.ctx(), name, store.MountOptions{ReadOnly: readOnly})
+	assert.NilError(r.t, err)
+	dir := r.newPlain()
+	list := make([]mount.Mount, 0, len(mounts))
+	for _, m := range mounts {
+		list = append(list, mount.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	assert.NilError(r.t, mount.All(list, dir), "mount %s: %v", name, list)
+	defer func() { assert.NilError(r.t, mount.UnmountAll(dir, 0)) }()
+	f(dir)
+}
+
+func labels(r *rig) {
+	assert.NilError(r.t, r.store.Create(r.ctx(), "l", "", store.CreateOptions{Labels: map[string]string{"a": "1"}}))
+	assert.NilError(r.t, r.store.SetLabels(r.ctx(), "l", map[string]string{"b": "2"}))
+	r.create("child", "l")
+	assert.NilError(r.t, r.store.SetLabels(r.ctx(), "l", map[string]string{"b": "3", "c": ""}), "sealed layers have labels, too")
+	r.reopen()
+	assert.DeepEqual(r.t, r.stat("l").Labels, map[string]string{"b": "3", "c": ""})
+	assert.NilError(r.t, r.store.SetLabels(r.ctx(), "l", nil))
+	assert.Equal(r.t, len(r.stat("l").Labels), 0)
+	err := r.store.SetLabels(r.ctx(), "unknown", nil)
+	assert.Assert(r.t, errdefs.IsNotFound(err), "%v", err)
+}
