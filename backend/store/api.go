@@ -153,8 +153,6 @@ type GCOptions struct {
 	// Known are the names that the client still has, nil if that is not known: then only what the
 	// store itself can tell to be an orphan is listed.
 	Known map[string]bool
-	// Others are the beginnings of names that the client does not know because they are another client's.
-	Others []string
 	Yes    bool // remove what is listed
 }
 

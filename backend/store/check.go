@@ -321,7 +321,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) ([]Orphan, error) {
 		if gone {
 			continue
 		}
-		if o.known(rec.Name) || l.count.Load() > 0 || stays[l] {
+		if o.Known[rec.Name] || l.count.Load() > 0 || stays[l] {
 			stays[parent] = true
 			continue
 		}
@@ -335,11 +335,6 @@ func (s *Store) GC(ctx context.Context, o GCOptions) ([]Orphan, error) {
 		orphans = append(orphans, orphan)
 	}
 	return orphans, nil
-}
-
-// known says that the client, or another one, may still want the layer.
-func (o GCOptions) known(name string) bool {
-	return o.Known[name] || slices.ContainsFunc(o.Others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // clutter lists what others have put into the backend's place. It is theirs, so GC does not remove it.

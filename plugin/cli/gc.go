@@ -4,11 +4,13 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"strata/backend/store"
+	"strata/plugin/snapshotter"
 )
 
 // minAge is how old a layer must be to count as an orphan by default. Docker writes a layer down
@@ -73,7 +75,7 @@ func compare(ctx context.Context, t *target, dockerRoot string, older time.Durat
 }
 
 // judge decides which layers must stay: those that Docker knows, that are in use or in the making,
-// that are younger than the deadline, and all that any of these stand on. If docker lacks BuildKit's
+// that are younger than the deadline, containerd's, and all that any of these stand on. If docker lacks BuildKit's
 // snapshots, these stay as well; they are the second result.
 func judge(list []store.Info, docker map[string]bool, snapshots bool, deadline time.Time) (map[string]bool, []store.Orphan) {
 	keep := make(map[string]bool, len(docker))
@@ -87,6 +89,8 @@ func judge(list []store.Info, docker map[string]bool, snapshots bool, deadline t
 		busy := l.Mounts > 0 || l.State != store.StateReady || l.Created.After(deadline)
 		switch {
 		case keep[l.Name]:
+		case strings.HasPrefix(l.Name, snapshotter.Prefix): // containerd removes by itself what it does not know
+			keep[l.Name] = true
 		case busy:
 			keep[l.Name] = true
 		case !snapshots && buildKit(l.Name):

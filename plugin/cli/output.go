@@ -36,6 +36,9 @@ func row(w io.Writer, cells ...any) {
 // short cuts a name of 64 hex digits to 12, as docker does, and keeps an "-init".
 func short(name string) string {
 	const long, cut = 64, 12
+	if i := strings.LastIndexByte(name, ':'); i > 0 { // containerd's: NAMESPACE/NUMBER/sha256:CHAIN
+		return name[:i+1] + short(name[i+1:])
+	}
 	id, suffix, _ := strings.Cut(name, "-")
 	if len(id) < long {
 		return name

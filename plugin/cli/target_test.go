@@ -54,6 +54,7 @@ func TestJudge(t *testing.T) {
 		{"being filled", []store.Info{{Name: "a", State: store.StateApplying, Created: old}}, "", "a", ""},
 		{"BuildKit's", []store.Info{{Name: kit, Parent: "a", State: ready, Created: old}, {Name: "a", State: ready, Created: old}}, "", "a " + kit, kit},
 		{"BuildKit's, known", []store.Info{{Name: kit, State: ready, Created: old}}, kit, kit, ""},
+		{"containerd's", []store.Info{{Name: "containerd/a", State: ready, Created: old}}, "", "containerd/a", ""},
 		{"known, but not there", nil, "a", "a", ""},
 		{"a cycle", []store.Info{{Name: "a", Parent: "b", State: ready, Created: young}, {Name: "b", Parent: "a", State: ready, Created: old}}, "", "a b", ""},
 	} {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,7 +28,14 @@ import (
 // concurrently.
 type Differ struct {
 	snapshots *Snapshotter
-	content   func(ctx context.Context) (content.Store, error)
+	content   Content
+}
+
+// Content is containerd's content store, whose blobs belong to namespaces.
+type Content interface {
+	content.Store
+	// Namespaces lists them.
+	Namespaces(ctx context.Context) ([]string, error)
 }
 
 var (
@@ -35,10 +43,8 @@ var (
 	_ diff.Comparer = (*Differ)(nil)
 )
 
-// NewDiffer makes a Differ for the snapshots of s. content returns containerd's content store, connecting to it if need be.
-func NewDiffer(s *Snapshotter, content func(ctx context.Context) (content.Store, error)) *Differ {
-	return &Differ{snapshots: s, content: content}
-}
+// NewDiffer makes a Differ for the snapshots of s, and blobs in c.
+func NewDiffer(s *Snapshotter, c Content) *Differ { return &Differ{snapshots: s, content: c} }
 
 // Apply unpacks the blob desc, compressed or not, into the active snapshot that mounts belong to, and describes the
 // uncompressed tar. What it unpacked is durable when the snapshot has been committed.
@@ -61,11 +67,7 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 	if err != nil {
 		return a, err
 	}
-	blobs, err := d.content(ctx)
-	if err != nil {
-		return a, err
-	}
-	blob, err := blobs.ReaderAt(ctx, desc)
+	blob, err := d.open(ctx, desc)
 	if err != nil {
 		return a, err
 	}
@@ -76,6 +78,25 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	return l.Unpack(ctx, i.Name, tar)
+}
+
+// open opens a blob. containerd before 2.0 does not tell a proxy plugin the namespace that it works in; then any namespace
+// that has the blob will do, since its digest says what it is.
+func (d *Differ) open(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	if _, ok := namespaces.Namespace(ctx); ok {
+		return d.content.ReaderAt(ctx, desc)
+	}
+	list, err := d.content.Namespaces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, ns := range list {
+		r, err := d.content.ReaderAt(namespaces.WithNamespace(ctx, ns), desc)
+		if !errdefs.IsNotFound(err) {
+			return r, err
+		}
+	}
+	return nil, fmt.Errorf("in none of the namespaces %q: %w", list, errdefs.ErrNotFound)
 }
 
 // uncompress returns the blob's tar. stop tells how the programs ended that it took.
@@ -119,6 +140,9 @@ func (d *Differ) compare(ctx context.Context, lower, upper []mount.Mount, opts [
 			return desc, err
 		}
 	}
+	if _, ok := namespaces.Namespace(ctx); !ok {
+		return desc, fmt.Errorf("containerd does not say in which namespace the layer is to be: %w", errdefs.ErrNotImplemented)
+	}
 	if config.SourceDateEpoch != nil || config.Compressor != nil {
 		return desc, fmt.Errorf("a layer with times or a compression of somebody else's: %w", errdefs.ErrNotImplemented)
 	}
@@ -137,11 +161,7 @@ func (d *Differ) compare(ctx context.Context, lower, upper []mount.Mount, opts [
 			parent = "" // a view of nothing
 		}
 	}
-	blobs, err := d.content(ctx)
-	if err != nil {
-		return desc, err
-	}
-	w := blobWriter{blobs: blobs, config: config}
+	w := blobWriter{blobs: d.content, config: config}
 	return w.write(ctx, func(tar io.Writer) error { return l.Diff(ctx, from.Name, parent, tar) })
 }
 

@@ -2,13 +2,13 @@ package snapshotter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"runtime/debug"
 	"time"
 
 	diffapi "github.com/containerd/containerd/api/services/diff/v1"
+	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/diffservice"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -107,11 +108,14 @@ func passOn(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.Una
 	return next(ctx, req)
 }
 
-// Content is a connection to the content store of a containerd, made when it is first used.
-type Content struct{ conn *grpc.ClientConn }
+// Containerd is a connection to a containerd, made when it is first used.
+type Containerd struct {
+	content.Store
+	conn *grpc.ClientConn
+}
 
-// DialContent prepares a connection to the containerd on a unix socket. It does not wait for it.
-func DialContent(socket string) (*Content, error) {
+// DialContainerd prepares a connection to the containerd on a unix socket. It does not wait for it.
+func DialContainerd(socket string) (*Containerd, error) {
 	conn, err := grpc.NewClient("unix://"+socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(
@@ -119,18 +123,26 @@ func DialContent(socket string) (*Content, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd on %s: %w", socket, err)
 	}
-	return &Content{conn}, nil
+	return &Containerd{proxy.NewContentStore(conn), conn}, nil
 }
 
-// Store returns the content store.
-func (c *Content) Store(context.Context) (content.Store, error) {
-	return proxy.NewContentStore(c.conn), nil
+// Namespaces lists containerd's namespaces.
+func (c *Containerd) Namespaces(ctx context.Context) ([]string, error) {
+	resp, err := namespacesapi.NewNamespacesClient(c.conn).List(ctx, &namespacesapi.ListNamespacesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list namespaces: %w", errgrpc.ToNative(err))
+	}
+	var names []string
+	for _, ns := range resp.GetNamespaces() {
+		names = append(names, ns.GetName())
+	}
+	return names, nil
 }
 
 // Close ends the connection.
-func (c *Content) Close() error {
-	if err := c.conn.Close(); err != nil && !errors.Is(err, grpc.ErrClientConnClosing) {
-		return err
+func (c *Containerd) Close() error {
+	if err := c.conn.Close(); err != nil {
+		return fmt.Errorf("disconnect from containerd: %w", err)
 	}
 	return nil
 }

@@ -388,7 +388,7 @@ func (s *Snapshotter) stat(ctx context.Context, key string) (Layers, store.Info,
 }
 
 func isSnapshot(i store.Info) bool {
-	return strings.HasPrefix(i.Name, Prefix) && i.Labels[labelKind] != "" && i.State == store.StateReady
+	return strings.HasPrefix(i.Name, Prefix) && i.Labels[labelKind] != "" && i.State != store.StateCreating
 }
 
 // info translates the store's description of a snapshot.

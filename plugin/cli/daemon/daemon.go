@@ -68,6 +68,9 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	if err := plugin.Ready(); err != nil {
+		log.G(ctx).WithError(err).Warn("serving all the same")
+	}
 	log.G(ctx).WithField("socket", c.Socket).WithField("snapshotter", d.settings.Snapshotter).
 		WithField("root", d.place.HostRoot).WithField("version", c.Version.Version).Info("serving")
 	// One that fails ends the others.
@@ -75,6 +78,10 @@ func Run(ctx context.Context, c Config) error {
 	for _, serve := range servers {
 		group.Go(func() error { return serve(ctx) })
 	}
+	group.Go(func() error {
+		<-ctx.Done()
+		return plugin.Stopping()
+	})
 	return errors.Join(group.Wait(), d.close(ctx))
 }
 
@@ -83,15 +90,20 @@ func (d *daemon) listen(ctx context.Context) (servers []func(context.Context) er
 	if d.Socket == "" && d.settings.Snapshotter == "" {
 		return nil, fmt.Errorf("nothing to serve: say --graphdriver-socket, --snapshotter-socket or both: %w", errdefs.ErrInvalidArgument)
 	}
+	sockets, err := plugin.NewSockets()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, sockets.Close()) }()
 	if d.settings.Snapshotter != "" {
-		serve, err := d.listenForContainerd(ctx)
+		serve, err := d.listenForContainerd(ctx, sockets)
 		if err != nil {
 			return nil, err
 		}
 		servers = append(servers, serve)
 	}
 	if d.Socket != "" {
-		l, err := plugin.Listen(ctx, d.Socket)
+		l, err := sockets.Listen(ctx, d.Socket)
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +116,7 @@ func (d *daemon) listen(ctx context.Context) (servers []func(context.Context) er
 }
 
 // listenForContainerd makes the snapshotter's socket and connects it with the store.
-func (d *daemon) listenForContainerd(ctx context.Context) (func(context.Context) error, error) {
+func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Sockets) (func(context.Context) error, error) {
 	socket, err := d.place.socket(d.settings.Snapshotter)
 	if err != nil {
 		return nil, err
@@ -113,7 +125,7 @@ func (d *daemon) listenForContainerd(ctx context.Context) (func(context.Context)
 	if err != nil {
 		return nil, err
 	}
-	blobs, err := snapshotter.DialContent(containerd)
+	blobs, err := snapshotter.DialContainerd(containerd)
 	if err != nil {
 		return nil, err
 	}
@@ -127,11 +139,11 @@ func (d *daemon) listenForContainerd(ctx context.Context) (func(context.Context)
 			return st, nil
 		},
 	})
-	l, err := plugin.Listen(ctx, socket)
+	l, err := sockets.Listen(ctx, socket)
 	if err != nil {
 		return nil, errors.Join(err, blobs.Close())
 	}
-	server := snapshotter.NewServer(sn, snapshotter.NewDiffer(sn, blobs.Store))
+	server := snapshotter.NewServer(sn, snapshotter.NewDiffer(sn, blobs))
 	return func(ctx context.Context) error { return errors.Join(server.Serve(ctx, l), blobs.Close()) }, nil
 }
 

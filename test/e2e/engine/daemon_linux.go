@@ -37,7 +37,7 @@ type Daemon struct {
 func (m *Machine) StartDocker(ctx context.Context, args ...string) (*Daemon, error) {
 	args = append([]string{
 		"--experimental", "--bridge=none", "--iptables=false", "--ip6tables=false",
-		"--cgroup-parent=" + m.cgroup(), "--containerd=/run/containerd/containerd.sock",
+		"--cgroup-parent=" + m.Cgroup(), "--containerd=/run/containerd/containerd.sock",
 	}, args...)
 	// A killed daemon leaves its socket behind; the check below must not take it for the new one.
 	if err := os.Remove(m.Path("/run/docker.sock")); err != nil && !errors.Is(err, fs.ErrNotExist) {

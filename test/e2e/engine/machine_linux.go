@@ -26,6 +26,7 @@ type Config struct {
 	Usr    string // laid over /usr, "" for none: see Release.Usr
 	FS     string // "btrfs", "ext4" or "xfs" puts /var/lib on a loop image, "zfs" on a pool, "" in a directory of the host
 	SubIDs bool   // give user daemon 65536 subordinate ids from 100000, for --userns-remap=daemon
+	Bare   bool   // no containerd: see Machine.Serve
 }
 
 // Machine is a private host for one dockerd. Its methods may be used from several goroutines,
@@ -58,8 +59,12 @@ func Boot(ctx context.Context, c Config) (_ *Machine, err error) {
 	if err := m.prepare(ctx, c); err != nil {
 		return nil, err
 	}
+	containerd := "containerd"
+	if c.Bare {
+		containerd = ""
+	}
 	m.cmd = exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child",
-		"tini", "--", "sh", "-c", setup, "machine", dir, c.Usr, c.FS)
+		"tini", "--", "sh", "-c", setup, "machine", dir, c.Usr, c.FS, containerd)
 	stdin, err := m.cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -180,7 +185,7 @@ func (m *Machine) mountPoints() (map[string]int, error) {
 // Close ends everything in the machine and deletes it. It is an error if that takes more than
 // ten seconds or if anything of the machine stays on the real host.
 func (m *Machine) Close() error {
-	return errors.Join(m.halt(), destroyPool(m.dir), m.loops(), removeCgroups(m.cgroup()), os.RemoveAll(m.dir), m.owned.Close())
+	return errors.Join(m.halt(), destroyPool(m.dir), m.loops(), removeCgroups(m.Cgroup()), os.RemoveAll(m.dir), m.owned.Close())
 }
 
 // halt ends the machine's init and so, by the rules of PID namespaces, all that runs in it.

@@ -21,7 +21,10 @@ type Process struct {
 
 // Processes lists what runs in the machine, its containers included, its own init and containerd left
 // out.
-func (m *Machine) Processes() ([]Process, error) {
+func (m *Machine) Processes() ([]Process, error) { return m.processes(Process.machines) }
+
+// processes lists what runs in the machine, its init and what without says left out.
+func (m *Machine) processes(without func(Process) bool) ([]Process, error) {
 	procfs := m.Path("/proc")
 	entries, err := os.ReadDir(procfs)
 	if err != nil {
@@ -40,7 +43,7 @@ func (m *Machine) Processes() ([]Process, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p.machines() {
+		if without(p) {
 			continue
 		}
 		procs = append(procs, p)
@@ -48,10 +51,13 @@ func (m *Machine) Processes() ([]Process, error) {
 	return procs, nil
 }
 
+// ended tells whether the process has ended and was not reaped yet.
+func (p Process) ended() bool { return len(p.Args) == 0 }
+
 // machines tells whether the process belongs to the machine itself, as the set-up shell does and its
-// containerd, or has ended and was not reaped yet.
+// containerd, or has ended.
 func (p Process) machines() bool {
-	return len(p.Args) == 0 || p.Args[0] == "containerd" || len(p.Args) > 2 && p.Args[0] == "sh" && p.Args[2] == setup
+	return p.ended() || p.Args[0] == "containerd" || len(p.Args) > 2 && p.Args[0] == "sh" && p.Args[2] == setup
 }
 
 func process(procfs string, pid int) (Process, error) {
@@ -113,7 +119,7 @@ func (p Process) RSS() (peak, now int64, err error) {
 
 // Find returns the machine's processes whose command ends in name.
 func (m *Machine) Find(name string) ([]Process, error) {
-	procs, err := m.Processes()
+	procs, err := m.processes(Process.ended)
 	if err != nil {
 		return nil, err
 	}
@@ -126,8 +132,8 @@ func (m *Machine) Find(name string) ([]Process, error) {
 	return found, nil
 }
 
-// cgroup is the parent that the machine's containers are given, in each hierarchy.
-func (m *Machine) cgroup() string { return "/" + filepath.Base(m.dir) }
+// Cgroup is the parent that the machine's containers are given, in each hierarchy.
+func (m *Machine) Cgroup() string { return "/" + filepath.Base(m.dir) }
 
 // removeCgroups removes the cgroup and those below it from all hierarchies, version 1 and 2.
 func removeCgroups(name string) error {

@@ -1,0 +1,375 @@
+package snapshotter
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"gotest.tools/v3/assert"
+
+	"strata/backend"
+	"strata/backend/backendtest"
+	"strata/backend/store"
+)
+
+func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
+
+// rig is a snapshotter over a real store with the simplest backend there is.
+type rig struct {
+	*Snapshotter
+	t     *testing.T
+	store *store.Store
+}
+
+func newRig(t *testing.T, o Options) *rig {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting layers needs root")
+	}
+	s, err := store.Open(t.Context(), store.Config{Root: filepath.Join(t.TempDir(), "store"), Backend: "dir", New: backendtest.NewDir})
+	assert.NilError(t, err)
+	t.Cleanup(func() { assert.Check(t, s.Close(context.WithoutCancel(t.Context()))) })
+	o.Store = func(context.Context) (Layers, error) { return s, nil }
+	return &rig{New(o), t, s}
+}
+
+// commit makes a committed snapshot that holds a file of its own name.
+func (r *rig) commit(name, parent string) {
+	r.t.Helper()
+	mounts, err := r.Prepare(r.t.Context(), "draft of "+name, parent)
+	assert.NilError(r.t, err)
+	assert.NilError(r.t, os.WriteFile(filepath.Join(mounts[0].Source, name), nil, 0o600))
+	assert.NilError(r.t, r.Commit(r.t.Context(), name, "draft of "+name))
+}
+
+func (r *rig) walk(filters ...string) (names []string) {
+	r.t.Helper()
+	assert.NilError(r.t, r.Walk(r.t.Context(), func(_ context.Context, i snapshots.Info) error {
+		names = append(names, i.Name)
+		return nil
+	}, filters...))
+	return names
+}
+
+// TestDockersLayersAreNotSnapshots: one store, two front ends, and neither sees what the other has.
+func TestDockersLayersAreNotSnapshots(t *testing.T) {
+	r := newRig(t, Options{})
+	assert.NilError(t, r.store.Create(t.Context(), "docker", "", store.CreateOptions{}))
+	r.commit("a", "")
+	assert.DeepEqual(t, r.walk(), []string{"a"})
+	for what, err := range map[string]error{
+		"stat":    second(r.Stat(t.Context(), "docker")),
+		"usage":   second(r.Usage(t.Context(), "docker")),
+		"mounts":  second(r.Mounts(t.Context(), "docker")),
+		"remove":  r.Remove(t.Context(), "docker"),
+		"update":  second(r.Update(t.Context(), snapshots.Info{Name: "docker"})),
+		"commit":  r.Commit(t.Context(), "x", "docker"),
+		"prepare": second(r.Prepare(t.Context(), "x", "docker")),
+		"view":    second(r.View(t.Context(), "x", "docker")),
+	} {
+		assert.Assert(t, errdefs.IsNotFound(err), "%s: %v", what, err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestErrors(t *testing.T) {
+	r := newRig(t, Options{})
+	r.commit("base", "")
+	_, err := r.Prepare(t.Context(), "active", "base")
+	assert.NilError(t, err)
+	_, err = r.View(t.Context(), "view", "base")
+	assert.NilError(t, err)
+	label := func(key, value string) snapshots.Opt {
+		return snapshots.WithLabels(map[string]string{key: value})
+	}
+	for _, tc := range []struct {
+		what string
+		err  error
+		is   func(error) bool
+	}{
+		{"a parent that is active", second(r.Prepare(t.Context(), "x", "active")), errdefs.IsInvalidArgument},
+		{"a parent that is a view", second(r.View(t.Context(), "x", "view")), errdefs.IsInvalidArgument},
+		{"the same key", second(r.Prepare(t.Context(), "active", "base")), errdefs.IsAlreadyExists},
+		{"the key of a view", second(r.View(t.Context(), "view", "base")), errdefs.IsAlreadyExists},
+		{"mounts of a committed snapshot", second(r.Mounts(t.Context(), "base")), errdefs.IsFailedPrecondition},
+		{"commit of a view", r.Commit(t.Context(), "x", "view"), errdefs.IsFailedPrecondition},
+		{"commit of a committed snapshot", r.Commit(t.Context(), "x", "base"), errdefs.IsFailedPrecondition},
+		{"commit under a name that is taken", r.Commit(t.Context(), "base", "active"), errdefs.IsAlreadyExists},
+		{"commit on a view", r.Commit(t.Context(), "x", "active", snapshots.WithParent("view")), errdefs.IsFailedPrecondition},
+		{"removal of a parent", r.Remove(t.Context(), "base"), errdefs.IsFailedPrecondition},
+		{"a limit that the backend cannot keep", second(r.Prepare(t.Context(), "x", "base", label(snapshots.LabelSnapshotMaxSize, "4096"))), errdefs.IsNotImplemented},
+		{"a limit that is none", second(r.Prepare(t.Context(), "x", "base", label(snapshots.LabelSnapshotMaxSize, "4K"))), errdefs.IsInvalidArgument},
+		{"a map of users only", second(r.Prepare(t.Context(), "x", "base", label(snapshots.LabelSnapshotUIDMapping, "0:1:2"))), errdefs.IsInvalidArgument},
+		{"our labels", second(r.Prepare(t.Context(), "x", "base", label("strata/kind", "view"))), errdefs.IsInvalidArgument},
+		{"our labels, later", second(r.Update(t.Context(), snapshots.Info{Name: "base", Labels: map[string]string{"strata/kind": "view"}})), errdefs.IsInvalidArgument},
+		{"another field", second(r.Update(t.Context(), snapshots.Info{Name: "base"}, "parent")), errdefs.IsInvalidArgument},
+		{"a filter that is none", r.Walk(t.Context(), nil, "=="), errdefs.IsInvalidArgument},
+	} {
+		assert.Assert(t, tc.is(tc.err), "%s: %v", tc.what, tc.err)
+	}
+	assert.DeepEqual(t, r.walk(), []string{"active", "base", "view"})
+}
+
+func TestLabels(t *testing.T) {
+	r := newRig(t, Options{})
+	_, err := r.Prepare(t.Context(), "a", "", snapshots.WithLabels(map[string]string{"x": "1", "y": "2"}))
+	assert.NilError(t, err)
+	for _, tc := range []struct {
+		want  map[string]string
+		paths []string
+		got   map[string]string
+	}{
+		{map[string]string{"x": "3", "y": "4"}, []string{"labels.x"}, map[string]string{"x": "3", "y": "2"}},
+		{map[string]string{"z": "5"}, []string{"labels.z", "labels.y"}, map[string]string{"x": "3", "z": "5"}},
+		{map[string]string{"w": "6"}, nil, map[string]string{"w": "6"}},
+		{nil, []string{"labels"}, nil},
+	} {
+		before, err := r.Stat(t.Context(), "a")
+		assert.NilError(t, err)
+		i, err := r.Update(t.Context(), snapshots.Info{Name: "a", Labels: tc.want}, tc.paths...)
+		assert.NilError(t, err)
+		assert.DeepEqual(t, i.Labels, tc.got)
+		again, err := r.Stat(t.Context(), "a")
+		assert.NilError(t, err)
+		assert.DeepEqual(t, again, i)
+		assert.Assert(t, i.Updated.After(before.Updated))
+		assert.Assert(t, i.Kind == snapshots.KindActive)
+	}
+	// Commit takes no labels over.
+	assert.NilError(t, r.Commit(t.Context(), "c", "a", snapshots.WithLabels(map[string]string{"new": "1"})))
+	i, err := r.Stat(t.Context(), "c")
+	assert.NilError(t, err)
+	assert.DeepEqual(t, i.Labels, map[string]string{"new": "1"})
+	assert.DeepEqual(t, r.walk("kind==committed,labels.new==1"), []string{"c"})
+}
+
+func TestHostPath(t *testing.T) {
+	r := newRig(t, Options{HostPath: func(path string) string { return "/host" + path }})
+	mounts, err := r.Prepare(t.Context(), "a", "")
+	assert.NilError(t, err)
+	i, err := r.store.Stat(t.Context(), Prefix+"a")
+	assert.NilError(t, err)
+	assert.Equal(t, filepath.Base(mounts[0].Source), i.ID)
+	assert.Assert(t, filepath.HasPrefix(mounts[0].Source, "/host/")) //nolint:staticcheck // a clean path
+	assert.Equal(t, r.option("lowerdir=/a:/b"), "lowerdir=/host/a:/host/b")
+	assert.Equal(t, r.option("index=off"), "index=off")
+	assert.Equal(t, r.option("ro"), "ro")
+}
+
+func TestIDMaps(t *testing.T) {
+	m, err := idMap("0:100000:65536,65536:5:1", "0:7:1")
+	assert.NilError(t, err)
+	assert.DeepEqual(t, m, &backend.IDMap{
+		UIDs: []backend.IDRange{{Host: 100000, Size: 65536}, {Container: 65536, Host: 5, Size: 1}},
+		GIDs: []backend.IDRange{{Host: 7, Size: 1}},
+	})
+	for _, text := range []string{"0", "0:1", "0:1:0", "0:1:2:3", "-1:0:1", "0:1:4294967296", "a:b:c", ",", "0:1:2,"} {
+		_, err := idMap(text, "0:1:2")
+		assert.Assert(t, errdefs.IsInvalidArgument(err), "%q: %v", text, err)
+	}
+}
+
+// blobs is a content store with layers in it.
+type blobs struct {
+	content.Store
+	t *testing.T
+}
+
+func newBlobs(t *testing.T) blobs {
+	t.Helper()
+	s, err := local.NewLabeledStore(t.TempDir(), &memory{})
+	assert.NilError(t, err)
+	return blobs{s, t}
+}
+
+// Namespaces says that there is one.
+func (b blobs) Namespaces(context.Context) ([]string, error) { return []string{"first"}, nil }
+
+// memory keeps the labels of a content store.
+type memory struct{ labels map[digest.Digest]map[string]string }
+
+func (m *memory) Get(d digest.Digest) (map[string]string, error) { return m.labels[d], nil }
+
+func (m *memory) Set(d digest.Digest, labels map[string]string) error {
+	if m.labels == nil {
+		m.labels = map[digest.Digest]map[string]string{}
+	}
+	m.labels[d] = labels
+	return nil
+}
+
+func (m *memory) Update(d digest.Digest, labels map[string]string) (map[string]string, error) {
+	return labels, m.Set(d, labels)
+}
+
+func (b blobs) add(mediaType string, text []byte) ocispec.Descriptor {
+	b.t.Helper()
+	d := ocispec.Descriptor{MediaType: mediaType, Size: int64(len(text)), Digest: digest.FromBytes(text)}
+	assert.NilError(b.t, content.WriteBlob(b.t.Context(), b.Store, d.Digest.String(), bytes.NewReader(text), d))
+	return d
+}
+
+// layer is a tar with files of these names.
+func layer(t *testing.T, names ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range names {
+		assert.NilError(t, w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(name))}))
+		_, err := io.WriteString(w, name)
+		assert.NilError(t, err)
+	}
+	assert.NilError(t, w.Close())
+	return b.Bytes()
+}
+
+func zip(t *testing.T, text []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := w.Write(text)
+	assert.NilError(t, err)
+	assert.NilError(t, w.Close())
+	return b.Bytes()
+}
+
+func TestDiffer(t *testing.T) {
+	r, b := newRig(t, Options{}), newBlobs(t)
+	d := NewDiffer(r.Snapshotter, b)
+	text := layer(t, "a", "b")
+	for i, desc := range []ocispec.Descriptor{
+		b.add(ocispec.MediaTypeImageLayerGzip, zip(t, text)),
+		b.add(ocispec.MediaTypeImageLayer, text),
+		b.add("application/vnd.docker.image.rootfs.diff.tar.gzip", append(zip(t, text), zip(t, nil)...)),
+	} {
+		key := fmt.Sprint("k", i)
+		mounts, err := r.Prepare(t.Context(), key, "")
+		assert.NilError(t, err)
+		got, err := d.Apply(t.Context(), desc, mounts)
+		assert.NilError(t, err)
+		assert.DeepEqual(t, got, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: int64(len(text)), Digest: digest.FromBytes(text)})
+		assert.NilError(t, r.Commit(t.Context(), fmt.Sprint("c", i), key))
+	}
+	mounts, err := r.Prepare(t.Context(), "no blob", "c0")
+	assert.NilError(t, err)
+	_, err = d.Apply(t.Context(), ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("x")}, mounts)
+	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
+	mounts, err = r.Prepare(t.Context(), "torn", "c0")
+	assert.NilError(t, err)
+	whole := zip(t, layer(t, "c"))
+	_, err = d.Apply(t.Context(), b.add(ocispec.MediaTypeImageLayerGzip, whole[:len(whole)/2]), mounts)
+	assert.Assert(t, err != nil)
+	assert.Assert(t, errdefs.IsFailedPrecondition(r.Commit(t.Context(), "x", "torn")), "it holds half a layer")
+	assert.NilError(t, r.Remove(t.Context(), "torn"))
+
+	// Others' mounts are others' business.
+	for _, mounts := range [][]mount.Mount{nil, {{Type: "bind", Source: t.TempDir()}}, {{Type: "bind", Source: mounts[0].Source + "/sub", Options: mounts[0].Options}}} {
+		_, err = d.Apply(t.Context(), b.add(ocispec.MediaTypeImageLayer, text), mounts)
+		assert.Assert(t, errdefs.IsNotImplemented(err), "%v: %v", mounts, err)
+	}
+}
+
+func TestCompare(t *testing.T) {
+	r, b := newRig(t, Options{}), newBlobs(t)
+	d := NewDiffer(r.Snapshotter, b)
+	r.commit("base", "")
+	upper, err := r.Prepare(t.Context(), "active", "base")
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(filepath.Join(upper[0].Source, "new"), []byte("new"), 0o600))
+	assert.NilError(t, os.Remove(filepath.Join(upper[0].Source, "base")))
+	lower, err := r.View(t.Context(), "lower", "base")
+	assert.NilError(t, err)
+	nothing, err := r.View(t.Context(), "nothing", "")
+	assert.NilError(t, err)
+	ctx := namespaces.WithNamespace(t.Context(), "first")
+	for _, tc := range []struct {
+		lower, upper []mount.Mount
+		mediaType    string
+		want         []string
+	}{
+		{lower, upper, "", []string{".wh.base", "new"}},
+		{lower, upper, ocispec.MediaTypeImageLayerZstd, []string{".wh.base", "new"}},
+		{lower, upper, ocispec.MediaTypeImageLayer, []string{".wh.base", "new"}},
+		{nothing, lower, ocispec.MediaTypeImageLayer, []string{"base"}},
+		{nil, upper, ocispec.MediaTypeImageLayer, []string{"new"}},
+	} {
+		desc, err := d.Compare(ctx, tc.lower, tc.upper, diff.WithMediaType(tc.mediaType), diff.WithLabels(map[string]string{"l": "1"}))
+		assert.NilError(t, err)
+		i, err := b.Info(t.Context(), desc.Digest)
+		assert.NilError(t, err)
+		assert.Equal(t, i.Size, desc.Size)
+		text := b.tar(desc)
+		assert.DeepEqual(t, names(t, text), tc.want)
+		assert.Equal(t, i.Labels["containerd.io/uncompressed"], digest.FromBytes(text).String())
+	}
+	_, err = d.Compare(t.Context(), lower, upper)
+	assert.ErrorContains(t, err, "does not say in which namespace")
+	assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
+	_, err = d.Compare(ctx, []mount.Mount{{Type: "bind", Source: "/"}}, upper)
+	assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
+	_, err = d.Compare(ctx, lower, upper, diff.WithMediaType("application/zip"))
+	assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
+}
+
+// tar returns a blob, uncompressed.
+func (b blobs) tar(desc ocispec.Descriptor) []byte {
+	b.t.Helper()
+	ra, err := b.ReaderAt(b.t.Context(), desc)
+	assert.NilError(b.t, err)
+	defer ra.Close()
+	r, stop, err := uncompress(b.t.Context(), desc.MediaType, content.NewReader(ra), diff.ApplyConfig{})
+	assert.NilError(b.t, err)
+	text, err := io.ReadAll(r)
+	assert.NilError(b.t, err)
+	assert.NilError(b.t, stop())
+	return text
+}
+
+// names lists the members of a tar.
+func names(t *testing.T, text []byte) (list []string) {
+	t.Helper()
+	for r := tar.NewReader(bytes.NewReader(text)); ; {
+		h, err := r.Next()
+		if err == io.EOF { //nolint:errorlint // that is what Next returns
+			slices.Sort(list)
+			return list
+		}
+		assert.NilError(t, err)
+		list = append(list, h.Name)
+	}
+}
+
+func FuzzIDMap(f *testing.F) {
+	f.Add("0:100000:65536", "0:100000:65536,65536:1:1")
+	f.Add("::", ",")
+	f.Fuzz(func(t *testing.T, uids, gids string) {
+		m, err := idMap(uids, gids)
+		if err != nil {
+			assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
+			return
+		}
+		if m == nil {
+			return
+		}
+		for _, r := range append(slices.Clone(m.UIDs), m.GIDs...) {
+			assert.Assert(t, r.Size > 0)
+		}
+	})
+}
