@@ -153,7 +153,7 @@ type GCOptions struct {
 	// Known are the names that the client still has, nil if that is not known: then only what the
 	// store itself can tell to be an orphan is listed.
 	Known map[string]bool
-	Yes    bool // remove what is listed
+	Yes   bool // remove what is listed
 }
 
 // Adoption is a layer that another program has made and that can be, or was, taken in.

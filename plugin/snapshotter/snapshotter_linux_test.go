@@ -203,7 +203,9 @@ func newBlobs(t *testing.T) blobs {
 func (b blobs) Namespaces(context.Context) ([]string, error) { return []string{"first"}, nil }
 
 // memory keeps the labels of a content store.
-type memory struct{ labels map[digest.Digest]map[string]string }
+type memory struct {
+	labels map[digest.Digest]map[string]string
+}
 
 func (m *memory) Get(d digest.Digest) (map[string]string, error) { return m.labels[d], nil }
 
