@@ -14,7 +14,11 @@ import (
 	"testing"
 	"time"
 
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
@@ -22,6 +26,7 @@ import (
 	"strata/backend/store"
 	"strata/plugin/config"
 	"strata/plugin/control"
+	"strata/plugin/snapshotter"
 )
 
 // tested are the backends of the tests: vfs, which works on every file system, with two options.
@@ -387,4 +392,46 @@ func TestServeThatCannotStart(t *testing.T) {
 			assert.ErrorIs(t, err, os.ErrNotExist)
 		})
 	}
+}
+
+// TestContainerdFirst: the store opens for containerd as for an Init without arguments, and dockerd's own comes later.
+func TestContainerdFirst(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	root, socket := filepath.Join(dir, "strata"), filepath.Join(dir, "snapshotter.sock")
+	for range 2 {
+		p := start(t, root, nil, []string{"log-level=error", "snapshotter-socket=" + socket})
+		conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		assert.NilError(t, err)
+		sn := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "strata")
+		if _, err := sn.Stat(t.Context(), aaa); errdefs.IsNotFound(err) {
+			_, err := sn.Prepare(t.Context(), aaa, "")
+			assert.NilError(t, err)
+		}
+		_, err = sn.Prepare(t.Context(), aaa, "")
+		assert.Assert(t, errdefs.IsAlreadyExists(err), "%v", err)
+		assert.NilError(t, p.init("sync=none"))
+		_, err = p.docker("GraphDriver.Create", map[string]any{"ID": aaa})
+		assert.NilError(t, err)
+		_, err = p.docker("GraphDriver.Remove", map[string]any{"ID": aaa})
+		assert.NilError(t, err)
+		list, err := p.client.List(t.Context())
+		assert.NilError(t, err)
+		assert.Equal(t, len(list), 1)
+		assert.Equal(t, list[0].Name, snapshotter.Prefix+aaa)
+		assert.NilError(t, conn.Close())
+		assert.NilError(t, p.stop())
+	}
+}
+
+func TestSocketsOfAPlugin(t *testing.T) {
+	p := Placement{data: "/data", runDir: "/hostrun"}
+	got, err := p.socket("/run/strata/s.sock")
+	assert.NilError(t, err)
+	assert.Equal(t, got, "/hostrun/strata/s.sock")
+	_, err = p.socket("/srv/s.sock")
+	assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
+	got, err = Placement{}.socket("/srv/s.sock")
+	assert.NilError(t, err)
+	assert.Equal(t, got, "/srv/s.sock")
 }
