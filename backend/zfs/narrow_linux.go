@@ -49,7 +49,7 @@ func (z *zfs) narrow(ctx context.Context, l backend.Layer, upper, lower string) 
 	if !known || err != nil {
 		return nil, err
 	}
-	f := finder{z: z, layer: l, snapshot: to, look: make(map[uint64]bool, 2*len(objects)), above: map[string]bool{}}
+	f := finder{z: z, layer: l, snapshot: to, look: make(map[uint64]bool, 2*len(objects)), above: map[string]bool{}, listed: map[uint64]string{}, dirs: map[string]bool{}}
 	return f.find(ctx, objects, upper, lower)
 }
 
@@ -92,6 +92,11 @@ type finder struct {
 	lower    tree.Dir
 	look     map[uint64]bool // inode numbers of what changed and of the directories above
 	above    map[string]bool // directories that are in look with all above them
+	// listed has the names of the objects in the directories that were listed. The kernel tells of all objects in a block
+	// of 32 of which one changed, most of which lie side by side, and takes as long to find one's path as it takes to
+	// list a directory.
+	listed map[uint64]string
+	dirs   map[string]bool // listed directories
 }
 
 // fewObjects is up to how many objects the kernel is asked for the path of each. It searches the directory for that;
@@ -136,6 +141,15 @@ func (f *finder) find(ctx context.Context, objects []uint64, upper, lower string
 // object adds the directories above an object. everywhere tells that the object changed and may have
 // names that only a look at all names finds.
 func (f *finder) object(object uint64) (everywhere bool, err error) {
+	if name, ok := f.listed[object]; ok {
+		st, err := f.lstat(name)
+		if err == nil && st.Ino == object {
+			return f.file(name, &st)
+		}
+		if err != nil && !vanished(err) {
+			return false, err
+		}
+	}
 	name, err := f.z.device.path(f.snapshot, object)
 	switch {
 	case errors.Is(err, errNoFile):
@@ -159,6 +173,14 @@ func (f *finder) object(object uint64) (everywhere bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if err := f.list(path.Dir(name)); err != nil {
+		return false, err
+	}
+	return f.file(name, &st)
+}
+
+// file adds a file of the upper tree and the directories above it. everywhere is that of object.
+func (f *finder) file(name string, st *unix.Stat_t) (everywhere bool, err error) {
 	f.look[st.Ino] = true
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
 		differs, err := f.differs(name)
@@ -167,6 +189,37 @@ func (f *finder) object(object uint64) (everywhere bool, err error) {
 		}
 	}
 	return false, f.addAbove(path.Dir(name))
+}
+
+// list notes which objects a directory of the upper tree has.
+func (f *finder) list(dir string) error {
+	if f.dirs[dir] {
+		return nil
+	}
+	f.dirs[dir] = true
+	fd, err := openBeneath(f.upper, dir)
+	if vanished(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written
+	d, err := tree.Dir{FD: fd, Path: path.Join(f.upper.Path, dir)}.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	entries, err := d.Entries()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if f.look[e.Ino] {
+			f.listed[e.Ino] = path.Join(dir, e.Name)
+		}
+	}
+	return nil
 }
 
 // lstat looks at a file of the upper tree. No symbolic link is followed, and no mount crossed.
