@@ -194,6 +194,14 @@ func links(r *rig) {
 	r.remove("again")
 	r.remove("view")
 	assert.DeepEqual(r.t, r.names(), []string{"base"})
+	// A link to a layer that gives back its tar does so, too, and takes nothing of it away.
+	tar := lateLayers()[0]
+	r.fill("applied", "", tar)
+	assert.NilError(r.t, r.store.Link(r.ctx(), "link", "applied", nil))
+	assert.Assert(r.t, bytes.Equal(r.diff("link", ""), tar))
+	r.remove("link")
+	assert.NilError(r.t, r.store.Settle(r.ctx()))
+	assert.Assert(r.t, bytes.Equal(r.diff("applied", ""), tar))
 }
 
 // mountsForOthers lets containerd's code mount layers as the store says.

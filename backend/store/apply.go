@@ -17,14 +17,13 @@ import (
 	"strata/backend/internal/tree"
 )
 
-// logPath is where the headers of the tar that filled a layer are kept.
+// logPath is where the headers of the tar that filled a layer are kept. A link has none.
 func (s *Store) logPath(l *layer) string {
-	l = l.data()
 	root := s.cfg.Root
 	if l.peer != nil {
 		root = l.peer.root
 	}
-	return filepath.Join(root, logsDir, l.rec.ID)
+	return filepath.Join(root, logsDir, s.snapshot(l).ID)
 }
 
 // Apply fills a new layer from an uncompressed layer tar, seals it, and returns the sum of the file

@@ -104,7 +104,7 @@ func (s *Store) replay(ctx context.Context, l *layer, w io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	tar, err := layertar.OpenLog(s.logPath(l))
+	tar, err := layertar.OpenLog(s.logPath(l.data()))
 	if err != nil {
 		return err
 	}

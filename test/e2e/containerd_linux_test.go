@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"gotest.tools/v3/assert"
@@ -236,9 +237,72 @@ func (h *containerdHost) commit(t *testing.T) {
 	h.ctr(t, "containers", "rm", "two")
 }
 
+// TestContainerdKill kills containerd, Strata and both, in the middle of an import, and then expects that nothing is lost,
+// that everything works, and that nothing stays when all is removed.
+func TestContainerdKill(t *testing.T) {
+	f := fixtures(t)
+	for _, r := range engine.Releases() {
+		usr, err := r.Usr(t.Context(), f.cache)
+		assert.NilError(t, err)
+		t.Run(r.Suite, func(t *testing.T) {
+			t.Parallel()
+			h := newContainerdHost(t, containerdSetup{usr: usr, backend: "overlay", fs: "ext4", differ: r.Version != "20.10"})
+			h.load(t, "many")
+			want := manifest(t, f.busybox, f.many)
+			for i, victims := range [][]string{{"strata"}, {"containerd"}, {"containerd", "strata"}} {
+				for j := range 2 {
+					after := time.Duration(100+350*j+20*i) * time.Millisecond
+					t.Run(fmt.Sprintf("%s-after-%v", strings.Join(victims, "-and-"), after), func(t *testing.T) {
+						h.killDuringImport(t, victims, after)
+						got := h.tree(t, dockerIO+"many:latest")
+						assert.Assert(t, cmp.Diff(want, got) == "", "%s", cmp.Diff(want, got))
+					})
+				}
+			}
+			h.clear(t)
+		})
+	}
+}
+
+// killDuringImport kills services in the middle of an import, starts them again, and imports what was cut off.
+func (h *containerdHost) killDuringImport(t *testing.T, victims []string, after time.Duration) {
+	t.Helper()
+	const image = dockerIO + "debian:latest"
+	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
+	defer cancel()
+	cmd := h.Command(ctx, "ctr", "images", "import", "--snapshotter", "strata", fixtures(t).archive("debian"))
+	assert.NilError(t, cmd.Start())
+	time.Sleep(after)
+	for _, v := range victims {
+		if v == "strata" {
+			assert.NilError(t, h.strata.Kill())
+		} else {
+			assert.NilError(t, h.containerd.Kill())
+		}
+	}
+	for _, v := range victims {
+		if v == "strata" {
+			h.startStrata(t)
+		} else {
+			h.startContainerd(t)
+		}
+	}
+	t.Logf("the import ended with: %v", cmd.Wait())
+	assert.NilError(t, ctx.Err(), "it hung")
+	h.check(t)
+	h.load(t, "debian")
+	got, want := h.tree(t, image), manifest(t, fixtures(t).debian)
+	assert.Assert(t, cmp.Diff(want, got) == "", "%s", cmp.Diff(want, got))
+	h.ctr(t, "images", "rm", "--sync", image)
+	h.check(t)
+}
+
 // clear removes all images and waits until containerd and Strata have nothing left.
 func (h *containerdHost) clear(t *testing.T) {
 	t.Helper()
+	for _, lease := range strings.Fields(h.ctr(t, "leases", "ls", "-q")) { // of imports that were killed
+		h.ctr(t, "leases", "rm", "--sync", lease)
+	}
 	images := h.ctr(t, "images", "ls", "-q")
 	if images != "" {
 		h.ctr(t, append([]string{"images", "rm", "--sync"}, strings.Split(images, "\n")...)...)

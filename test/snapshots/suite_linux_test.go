@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -28,6 +29,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// containerd mounts snapshots of many layers in a thread with a working directory among them, which Go then ends; but it
+	// cannot end the first thread, and the file system would stay busy. So nothing else may run in that.
+	runtime.LockOSThread()
 	log.L.Logger.SetOutput(io.Discard)
 	os.Exit(backendtest.Main(m))
 }
