@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/containerd/v2/pkg/labels"
@@ -36,6 +37,8 @@ type Content interface {
 	content.Store
 	// Namespaces lists them.
 	Namespaces(ctx context.Context) ([]string, error)
+	// Lease returns a context in which what is written is kept for a while, whether somebody refers to it or not.
+	Lease(ctx context.Context) (context.Context, error)
 }
 
 var (
@@ -159,6 +162,12 @@ func (d *Differ) compare(ctx context.Context, lower, upper []mount.Mount, opts [
 		parent = i.Name
 		if i.Parent == "" && i.Labels[labelKind] == kindView {
 			parent = "" // a view of nothing
+		}
+	}
+	// containerd does not tell a proxy plugin the lease under which it works, and would collect the blob at any time.
+	if _, ok := leases.FromContext(ctx); !ok {
+		if ctx, err = d.content.Lease(ctx); err != nil {
+			return desc, err
 		}
 	}
 	w := blobWriter{blobs: d.content, config: config}

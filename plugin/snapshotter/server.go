@@ -8,6 +8,7 @@ import (
 	"time"
 
 	diffapi "github.com/containerd/containerd/api/services/diff/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/diffservice"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/containerd/containerd/v2/core/leases"
+	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -137,6 +139,19 @@ func (c *Containerd) Namespaces(ctx context.Context) ([]string, error) {
 		names = append(names, ns.GetName())
 	}
 	return names, nil
+}
+
+// leaseTime is how long a new blob is kept for its client to refer to it, which takes seconds.
+const leaseTime = time.Hour
+
+// Lease makes a lease that ends by itself.
+func (c *Containerd) Lease(ctx context.Context) (context.Context, error) {
+	m := leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(c.conn))
+	l, err := m.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
+	if err != nil {
+		return nil, fmt.Errorf("make lease: %w", err)
+	}
+	return leases.WithLease(ctx, l.ID), nil
 }
 
 // Close ends the connection.

@@ -202,6 +202,9 @@ func newBlobs(t *testing.T) blobs {
 // Namespaces says that there is one.
 func (b blobs) Namespaces(context.Context) ([]string, error) { return []string{"first"}, nil }
 
+// Lease does nothing: nothing is collected.
+func (b blobs) Lease(ctx context.Context) (context.Context, error) { return ctx, nil }
+
 // memory keeps the labels of a content store.
 type memory struct {
 	labels map[digest.Digest]map[string]string

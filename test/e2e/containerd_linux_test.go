@@ -29,8 +29,10 @@ type containerdHost struct {
 	program    string // Strata
 	backend    string
 	differ     bool // Strata unpacks and compares, too
+	new        bool // containerd is one of version 2
 	containerd *engine.Service
 	strata     *engine.Service
+	docker     *engine.Service // nil unless the test starts one
 }
 
 // containerdSetup is what a containerdHost is to be.
@@ -39,6 +41,7 @@ type containerdSetup struct {
 	backend string
 	fs      string
 	differ  bool
+	new     bool
 }
 
 func newContainerdHost(t *testing.T, s containerdSetup) *containerdHost {
@@ -46,11 +49,11 @@ func newContainerdHost(t *testing.T, s containerdSetup) *containerdHost {
 	m, err := engine.Boot(context.WithoutCancel(t.Context()), engine.Config{Usr: s.usr, FS: s.fs, Bare: true})
 	assert.NilError(t, err)
 	h := &containerdHost{
-		Machine: m, backend: s.backend, differ: s.differ,
+		Machine: m, backend: s.backend, differ: s.differ, new: s.new,
 		program: filepath.Join(fixtures(t).plugins[0], "rootfs", "strata"),
 	}
 	t.Cleanup(func() {
-		for _, s := range []*engine.Service{h.containerd, h.strata} {
+		for _, s := range []*engine.Service{h.docker, h.containerd, h.strata} {
 			if t.Failed() && s != nil {
 				t.Logf("log:\n%s", s.Log())
 			}
@@ -71,18 +74,35 @@ func newContainerdHost(t *testing.T, s containerdSetup) *containerdHost {
 
 // config is containerd's, as docs/containerd.md has it.
 func (h *containerdHost) config() string {
-	text := `version = 2
+	version := 2
+	if h.new {
+		version = 3
+	}
+	text := fmt.Sprintf(`version = %d
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [proxy_plugins.strata]
   type = "snapshot"
-  address = "` + snapshotterSocket + `"
+  address = "%s"
+`, version, snapshotterSocket)
+	differ := "walking"
+	if h.new && h.backend == "overlay" {
+		text += `  capabilities = ["rebase", "remap-ids"]
 `
+	}
 	if h.differ {
+		differ = "strata-diff"
 		text += `[proxy_plugins.strata-diff]
   type = "diff"
   address = "` + snapshotterSocket + `"
 [plugins."io.containerd.service.v1.diff-service"]
   default = ["strata-diff", "walking"]
+`
+	}
+	if h.new {
+		text += `[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/amd64"
+  snapshotter = "strata"
+  differ = "` + differ + `"
 `
 	}
 	return text
@@ -310,4 +330,71 @@ func (h *containerdHost) clear(t *testing.T) {
 	h.ctr(t, "content", "prune", "references")
 	assert.Equal(t, len(h.layers(t)), 0, "%v", h.layers(t))
 	h.check(t)
+}
+
+// TestDocker29 does the same with containerd 2, and then with a Docker of version 29 on it, whose storage driver Strata is.
+func TestDocker29(t *testing.T) {
+	f := fixtures(t)
+	if os.Getenv("STRATA_E2E_BUILT") == "" {
+		t.Skip("needs daemons that take ten minutes to build, once: set STRATA_E2E_BUILT=1, as scripts/test snapshotter does")
+	}
+	usr, err := engine.Docker29().Usr(t.Context(), f.cache)
+	assert.NilError(t, err)
+	for name, s := range map[string]containerdSetup{
+		"overlay":        {backend: "overlay"},
+		"overlay-differ": {backend: "overlay", differ: true},
+		"btrfs-differ":   {backend: "btrfs", fs: "btrfs", differ: true},
+		"vfs":            {backend: "vfs"},
+	} {
+		s.usr, s.new = usr, true
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newContainerdHost(t, s)
+			testContainerd(t, h)
+			h.startDocker(t)
+			testDocker29(t, &host{Machine: h.Machine})
+			h.clear(t)
+		})
+	}
+}
+
+// startDocker starts a dockerd that keeps images in containerd, as docs/containerd.md has it.
+func (h *containerdHost) startDocker(t *testing.T) {
+	t.Helper()
+	config := `{"features": {"containerd-snapshotter": true}, "storage-driver": "strata"}`
+	assert.NilError(t, os.WriteFile(h.Path("/etc/docker-strata.json"), []byte(config), 0o600))
+	s, err := h.Serve(t.Context(), "dockerd", "/run/docker.sock", "env", "DOCKER_MIN_API_VERSION=1.41", "dockerd",
+		"--config-file=/etc/docker-strata.json", "--containerd="+containerdSocket, "--cgroup-parent="+h.Cgroup(),
+		"--bridge=none", "--iptables=false", "--ip6tables=false", "--seccomp-profile=unconfined")
+	assert.NilError(t, err)
+	h.docker = s
+}
+
+func testDocker29(t *testing.T, h *host) {
+	f := fixtures(t)
+	assert.Equal(t, h.do(t, "info", "--format={{.Driver}}"), "strata")
+	for name, layers := range map[string][]*engine.Layer{"busybox": {f.busybox}, "debian": {f.debian}, "many": {f.busybox, f.many}} {
+		h.do(t, "load", "--input", f.archive(name))
+		got, want := h.tree(t, name), manifest(t, layers...)
+		assert.Assert(t, cmp.Diff(want, got) == "", "%s: %s", name, cmp.Diff(want, got))
+	}
+	id := h.do(t, "create", "--network=none", "busybox", "sh", "-c", "rm /etc/group; echo new >/new; mv /home /moved")
+	h.do(t, "start", "--attach", id)
+	assert.DeepEqual(t, h.diff(t, id), strings.Split("A /moved,A /new,C /etc,D /etc/group,D /home", ","))
+	h.do(t, "commit", id, "committed")
+	run := func(image, script string) string {
+		return h.do(t, "run", "--rm", "--network=none", image, "sh", "-c", script)
+	}
+	assert.Equal(t, run("committed", "cat /new; test ! -e /etc/group; test -d /moved && echo ok"), "new\nok")
+	dir := buildContext(t, "Dockerfile", "FROM many\nCOPY f /f\nRUN rm -r /many/d001 && cat /f > /g\n", "f", "content\n")
+	h.do(t, "build", "--network=none", "--tag", "built", dir)
+	assert.Equal(t, run("built", "cat /g; find /many -type f | wc -l"), "content\n4900")
+	saved := filepath.Join(t.TempDir(), "saved")
+	h.do(t, "save", "--output", saved, "built")
+	h.do(t, "rm", id)
+	h.do(t, "rmi", "built", "committed", "busybox", "debian", "many")
+	h.do(t, "system", "prune", "--all", "--force")
+	h.do(t, "load", "--input", saved)
+	assert.Equal(t, run("built", "cat /g"), "content")
+	h.do(t, "rmi", "built")
 }
