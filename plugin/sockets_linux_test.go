@@ -24,10 +24,10 @@ func TestHandedSockets(t *testing.T) {
 	}
 	dir := t.TempDir()
 	ours, theirs := filepath.Join(dir, "handed"), filepath.Join(dir, "own")
-	l, err := net.Listen("unix", ours) //nolint:noctx // it does not block
+	l, err := net.Listen("unix", ours)
 	assert.NilError(t, err)
 	defer l.Close()
-	handed, err := l.(*net.UnixListener).File() //nolint:forcetypeassert // it is one
+	handed, err := l.(*net.UnixListener).File()
 	assert.NilError(t, err)
 	defer handed.Close()
 	notified, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})

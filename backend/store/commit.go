@@ -57,7 +57,7 @@ func (s *Store) commit(ctx context.Context, name, as string, o CommitOptions) er
 // commitParent returns the layer that is to become l's parent, sealed, or nil if l keeps the one it has.
 func (s *Store) commitParent(ctx context.Context, l *layer, name string) (*layer, error) {
 	if name == "" {
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil is no other parent
 	}
 	p, err := s.ready(name)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *Store) commitParent(ctx context.Context, l *layer, name string) (*layer
 	}
 	switch own := s.parentOf(l); {
 	case own == p:
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil is no other parent
 	case own != nil:
 		return nil, fmt.Errorf("its parent is %q, not %q: %w", s.snapshot(own).Name, name, errdefs.ErrInvalidArgument)
 	case s.able.rebaser == nil || !s.snapshot(l).Detached:

@@ -160,8 +160,11 @@ func (s *Store) admit(m *backend.IDMap) error {
 // still in use is detached: it disappears from the tree now and ends with its last user.
 func (s *Store) Unmount(ctx context.Context, name string) error {
 	l, err := s.lookup(name)
-	if err != nil {
+	switch {
+	case errdefs.IsNotFound(err):
 		return nil // clients repeat Unmount and also call it for layers they removed
+	case err != nil:
+		return err
 	}
 	return s.unmountLayer(ctx, l)
 }

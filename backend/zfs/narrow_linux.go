@@ -150,6 +150,11 @@ func (f *finder) object(object uint64) (everywhere bool, err error) {
 			return false, err
 		}
 	}
+	return f.search(object)
+}
+
+// search does what object does for one that is in none of the directories that were listed.
+func (f *finder) search(object uint64) (everywhere bool, err error) {
 	name, err := f.z.device.path(f.snapshot, object)
 	switch {
 	case errors.Is(err, errNoFile):

@@ -352,7 +352,7 @@ func names(t *testing.T, text []byte) (list []string) {
 	t.Helper()
 	for r := tar.NewReader(bytes.NewReader(text)); ; {
 		h, err := r.Next()
-		if err == io.EOF { //nolint:errorlint // that is what Next returns
+		if err == io.EOF {
 			slices.Sort(list)
 			return list
 		}

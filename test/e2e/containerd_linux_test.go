@@ -203,8 +203,10 @@ func TestContainerd(t *testing.T) {
 		usr, err := r.Usr(t.Context(), f.cache)
 		assert.NilError(t, err)
 		for _, s := range []containerdSetup{
-			{usr: usr, backend: "overlay"}, {usr: usr, backend: "overlay", differ: true},
-			{usr: usr, backend: "btrfs", fs: "btrfs"}, {usr: usr, backend: "vfs", differ: true},
+			{usr: usr, backend: "overlay"},
+			{usr: usr, backend: "overlay", differ: true},
+			{usr: usr, backend: "btrfs", fs: "btrfs"},
+			{usr: usr, backend: "vfs", differ: true},
 		} {
 			if s.differ && r.Version == "20.10" {
 				continue // its containerd, 1.6, ends at once when told of a differ that is a proxy
