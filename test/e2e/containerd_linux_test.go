@@ -178,16 +178,24 @@ func (h *containerdHost) readTree(t *testing.T, dir string) engine.Manifest {
 	return m.Without()
 }
 
+// cli begins a command line of Strata's own.
+func (h *containerdHost) cli() []string {
+	if h.strata == nil {
+		return []string{h.program} // it finds the plugin
+	}
+	return []string{h.program, "--socket", strataSocket}
+}
+
 // check asks Strata for damage.
 func (h *containerdHost) check(t *testing.T) {
 	t.Helper()
-	assert.Equal(t, h.run(t, h.program, "--socket", strataSocket, "check", "--deep"), "no damage found")
+	assert.Equal(t, h.run(t, append(h.cli(), "check", "--deep")...), "no damage found")
 }
 
 // layers lists the layers that Strata has.
 func (h *containerdHost) layers(t *testing.T) []string {
 	t.Helper()
-	out := h.run(t, h.program, "--socket", strataSocket, "ls", "--quiet")
+	out := h.run(t, append(h.cli(), "ls", "--quiet")...)
 	if out == "" {
 		return nil
 	}
@@ -257,6 +265,39 @@ func (h *containerdHost) commit(t *testing.T) {
 		h.ctr(t, "snapshots", "--snapshotter", "strata", "rm", key)
 	}
 	h.ctr(t, "containers", "rm", "two")
+}
+
+// TestBothAtOnce: a managed plugin is dockerd's storage driver and containerd's snapshotter, on one store, and neither
+// sees the other's layers.
+func TestBothAtOnce(t *testing.T) {
+	forReleases(t, func(t *testing.T, s setup) {
+		s.fs = "ext4"
+		s.options = []string{"STRATA_SNAPSHOTTER_SOCKET=" + snapshotterSocket}
+		s.containerd = "[proxy_plugins.strata]\n  type = \"snapshot\"\n  address = \"" + snapshotterSocket + "\"\n"
+		h := newHost(t, s)
+		h.install(t)
+		h.start(t)
+		f := fixtures(t)
+		c := &containerdHost{Machine: h.Machine, program: f.strata(), backend: "overlay"}
+		h.do(t, "load", "--input", f.archive("busybox"))
+		docker := c.layers(t)
+		c.load(t, "many")
+		both := c.layers(t)
+		assert.Assert(t, len(both) > len(docker), "%v", both)
+		h.kill(t, killPlugin)
+		h.revive(t, killPlugin)
+		got, want := c.tree(t, dockerIO+"many:latest"), manifest(t, f.busybox, f.many)
+		assert.Assert(t, cmp.Diff(want, got) == "", "%s", cmp.Diff(want, got))
+		assert.Equal(t, c.container(t, dockerIO+"many:latest", "one", "echo new >/new; cat /new"), "new")
+		assert.Equal(t, h.run(t, "busybox", "echo too"), "too")
+		h.do(t, "load", "--input", f.archive("debian"))
+		h.do(t, "rmi", "busybox", "debian")
+		h.do(t, "system", "prune", "--all", "--force")
+		c.run(t, append(c.cli(), "gc", "--docker-root", h.dockerRoot, "--older-than", "0s", "--yes")...)
+		got = c.tree(t, dockerIO+"many:latest")
+		assert.Assert(t, cmp.Diff(want, got) == "", "%s", cmp.Diff(want, got))
+		c.clear(t)
+	})
 }
 
 // TestContainerdKill kills containerd, Strata and both, in the middle of an import, and then expects that nothing is lost,

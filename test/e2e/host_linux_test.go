@@ -41,6 +41,8 @@ type setup struct {
 	options []string // NAME=VALUE settings of the plugin
 	fs      string
 	subIDs  bool
+	// containerd is added to its configuration.
+	containerd string
 }
 
 func (s setup) strata() bool { return s.driver == "strata" }
@@ -61,7 +63,7 @@ func newHost(t *testing.T, s setup) *host {
 	t.Helper()
 	usr, err := s.release.Usr(t.Context(), fixtures(t).cache)
 	assert.NilError(t, err)
-	m, err := engine.Boot(context.WithoutCancel(t.Context()), engine.Config{Usr: usr, FS: s.fs, SubIDs: s.subIDs})
+	m, err := engine.Boot(context.WithoutCancel(t.Context()), engine.Config{Usr: usr, FS: s.fs, SubIDs: s.subIDs, Containerd: s.containerd})
 	assert.NilError(t, err)
 	h := &host{Machine: m, setup: s, dockerRoot: "/var/lib/docker"}
 	t.Cleanup(func() {

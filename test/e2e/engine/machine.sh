@@ -32,6 +32,7 @@ if [ -n "$containerd" ]; then
 version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 EOC
+    cat "$dir/containerd.toml" >>/etc/containerd-machine.toml
     containerd --config /etc/containerd-machine.toml --log-level warn >"$dir/containerd.log" 2>&1 &
     tries=0
     while ! [ -S /run/containerd/containerd.sock ]; do

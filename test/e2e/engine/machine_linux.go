@@ -27,6 +27,8 @@ type Config struct {
 	FS     string // "btrfs", "ext4" or "xfs" puts /var/lib on a loop image, "zfs" on a pool, "" in a directory of the host
 	SubIDs bool   // give user daemon 65536 subordinate ids from 100000, for --userns-remap=daemon
 	Bare   bool   // no containerd: see Machine.Serve
+	// Containerd is added to containerd's configuration, which is one of version 2.
+	Containerd string
 }
 
 // Machine is a private host for one dockerd. Its methods may be used from several goroutines,
@@ -93,6 +95,9 @@ func (m *Machine) prepare(ctx context.Context, c Config) error {
 		if err := os.MkdirAll(filepath.Join(m.dir, d), 0o755); err != nil {
 			return err
 		}
+	}
+	if err := os.WriteFile(filepath.Join(m.dir, "containerd.toml"), []byte(c.Containerd), 0o600); err != nil {
+		return err
 	}
 	if c.FS != "" {
 		img := filepath.Join(m.dir, "lib.img")
