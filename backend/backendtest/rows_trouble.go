@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"gotest.tools/v3/assert"
 
+	"strata/backend"
 	"strata/backend/store"
 )
 
@@ -340,7 +341,15 @@ func diskFullStages(r *rig, kept []byte) {
 	if _, err := r.store.Mount(ctx, "rw", store.MountOptions{}); tolerate("mount", err) {
 		r.unmount("rw")
 	}
-	assert.Assert(r.t, bytes.Equal(r.diff("kept", ""), kept), "a layer that was there before")
+	// A layer that was there before. What has to be mounted to be read wants a directory to mount it on.
+	var diff bytes.Buffer
+	err := r.store.Diff(ctx, "kept", "", &diff)
+	if _, placed := backend.As[backend.Placer](r.back); placed {
+		assert.NilError(r.t, err, "diff on a full disk")
+	}
+	if tolerate("diff", err) {
+		assert.Assert(r.t, bytes.Equal(diff.Bytes(), kept), "a layer that was there before")
+	}
 	for _, name := range []string{"l", "c"} {
 		tolerate("remove", r.store.Remove(ctx, name))
 	}
