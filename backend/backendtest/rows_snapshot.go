@@ -17,6 +17,7 @@ func snapshotRows() []row {
 	return []row{
 		{name: "commit", run: commit},
 		{name: "commit errors", run: commitErrors},
+		{name: "commit against remove", run: commitAgainstRemove},
 		{name: "commit on a late parent", run: commitLate},
 		{name: "unpack", run: unpack},
 		{name: "links", run: links},
@@ -77,6 +78,23 @@ func commitErrors(r *rig) {
 	assert.DeepEqual(r.t, r.names(), []string{"base", "l", "other"})
 	r.write("l", CreateFile("f", nil, 0o644))
 	r.unmount("other")
+}
+
+// commitAgainstRemove: of a commit and a removal at once, one wins, and an acknowledged commit is there.
+func commitAgainstRemove(r *rig) {
+	for i := range 10 {
+		name, as := fmt.Sprint("draft", i), fmt.Sprint("done", i)
+		r.create(name, "")
+		removed := make(chan error, 1)
+		go func() { removed <- r.store.Remove(r.ctx(), name) }()
+		committed := r.store.Commit(r.ctx(), name, as, store.CommitOptions{})
+		err := <-removed
+		assert.Assert(r.t, err == nil || errdefs.IsUnavailable(err), "%v", err)
+		_, err = r.store.Stat(r.ctx(), as)
+		assert.Equal(r.t, err == nil, committed == nil, "commit: %v, then: %v", committed, err)
+		_, err = r.store.Stat(r.ctx(), name)
+		assert.Assert(r.t, errdefs.IsNotFound(err), "%v", err)
+	}
 }
 
 // lateLayers are archives of which each means what it means only on top of the one before it.

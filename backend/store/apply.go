@@ -83,6 +83,7 @@ func (s *Store) beginApply(l *layer, whole bool) error {
 	if err := s.rewrite(l, func(r *record) { r.State = StateApplying }); err != nil {
 		return err
 	}
+	l.fresh = false
 	if err := s.syncStep(); err != nil {
 		return err
 	}
@@ -139,7 +140,7 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 		err = s.sealLocked(ctx, l, func(r *record) { r.State, r.Applied = StateReady, &a })
 	} else {
 		err = s.rewrite(l, func(r *record) { r.State = StateReady })
-		l.settled = err == nil
+		l.settled = err == nil && s.durable()
 	}
 	return a, errors.Join(err, s.syncRecords())
 }

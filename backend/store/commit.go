@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 
@@ -45,13 +44,27 @@ func (s *Store) commit(ctx context.Context, name, as string, o CommitOptions) er
 	if err := s.claim(l, name, as); err != nil {
 		return err
 	}
-	if err := s.commitAs(ctx, l, as, parent, o); err != nil {
-		s.mu.Lock()
-		delete(s.byName, as)
-		s.mu.Unlock()
+	err = s.commitAs(ctx, l, as, parent, o)
+	s.settleName(l, name, as)
+	if err != nil {
 		return err
 	}
 	return failpoint.Hit("store.commit.recorded")
+}
+
+// settleName ends a commit: of the layer's two names it keeps the one in its record, and of its parents likewise. It wants l.mu.
+func (s *Store) settleName(l *layer, name, as string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.rec.Name == as {
+		delete(s.byName, name)
+		return
+	}
+	delete(s.byName, as)
+	if l.parent != nil && l.rec.Parent == "" {
+		l.parent.children--
+		l.parent = nil
+	}
 }
 
 // commitParent returns the layer that is to become l's parent, sealed, or nil if l keeps the one it has.
@@ -104,23 +117,21 @@ func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer
 			return err
 		}
 	}
-	old := s.snapshot(l).Name
-	err := s.commitContent(ctx, l, func(r *record) {
+	if !l.settled && s.able.content == nil { // else sealing does it
+		if err := s.syncContent(ctx, s.describe(l)); err != nil {
+			return err
+		}
+	}
+	err := s.sealLocked(ctx, l, func(r *record) {
 		r.Name, r.Labels, r.Detached = as, o.Labels, false
 		if parent != nil {
 			r.Parent = s.snapshot(parent).ID
 		}
 	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case l.rec.Name == as:
-		delete(s.byName, old)
-	case parent != nil:
-		l.parent = nil
-		parent.children--
+	if err != nil {
+		return err
 	}
-	return err
+	return s.syncRecords()
 }
 
 // rebase gives a detached layer its parent, or none. It wants l.mu.
@@ -144,19 +155,6 @@ func (s *Store) rebase(ctx context.Context, l, parent *layer) error {
 	l.parent = parent
 	parent.children++
 	return nil
-}
-
-// commitContent makes a layer's content durable, and then its record, which it changes. It wants l.mu.
-func (s *Store) commitContent(ctx context.Context, l *layer, change func(*record)) error {
-	if !l.settled && s.able.content == nil { // else sealing does it
-		if err := s.syncContent(ctx, s.describe(l)); err != nil {
-			return err
-		}
-	}
-	if err := s.sealLocked(ctx, l, change); err != nil {
-		return err
-	}
-	return s.syncRecords()
 }
 
 // Link gives a layer, which is sealed by it, another name. Seen from outside it is a child that holds nothing of its
@@ -188,14 +186,11 @@ func (s *Store) SetLabels(_ context.Context, name string, labels map[string]stri
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.mu.RLock()
-	err = l.usable() // it may have been removed while we waited
-	s.mu.RUnlock()
-	if err != nil {
+	if _, err := s.stillUsable(l); err != nil {
 		return err
 	}
 	if err := s.update(l, func(r *record) { r.Labels = maps.Clone(labels) }); err != nil {
-		return errors.Join(fmt.Errorf("label layer %q", name), err)
+		return fmt.Errorf("label layer %q: %w", name, err)
 	}
 	return nil
 }

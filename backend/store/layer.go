@@ -115,6 +115,13 @@ func (l *layer) usable() error {
 	return nil
 }
 
+// stillUsable returns the record of a layer that may have been removed, or given another name, while its lock was waited for.
+func (s *Store) stillUsable(l *layer) (record, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return l.rec, l.usable()
+}
+
 // ready looks a usable layer up.
 func (s *Store) ready(name string) (*layer, error) {
 	l, err := s.lookup(name)

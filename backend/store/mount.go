@@ -36,10 +36,7 @@ func (s *Store) Mount(ctx context.Context, name string, o MountOptions) (string,
 func (s *Store) mountLayer(ctx context.Context, l *layer, o MountOptions) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.mu.RLock()
-	err := l.usable() // it may have been removed while we waited
-	rec := l.rec
-	s.mu.RUnlock()
+	rec, err := s.stillUsable(l)
 	if err != nil {
 		return "", err
 	}
@@ -74,10 +71,7 @@ func (s *Store) Mounts(ctx context.Context, name string, o MountOptions) ([]back
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.mu.RLock()
-	err = l.usable()
-	rec := l.rec
-	s.mu.RUnlock()
+	rec, err := s.stillUsable(l)
 	if err != nil {
 		return nil, err
 	}

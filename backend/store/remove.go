@@ -41,10 +41,10 @@ func (s *Store) remove(ctx context.Context, name string, withChildren bool) erro
 	if err != nil {
 		return err
 	}
-	if err := s.condemn(l, name, withChildren); err != nil {
+	if err := s.condemn(l, withChildren); err != nil {
 		return err
 	}
-	if err := s.retire(ctx, l); err != nil {
+	if err := s.retire(ctx, l, name); err != nil {
 		s.mu.Lock()
 		l.gone = false
 		s.mu.Unlock()
@@ -58,12 +58,10 @@ func (s *Store) remove(ctx context.Context, name string, withChildren bool) erro
 }
 
 // condemn marks a layer as gone, so that nothing new starts on it.
-func (s *Store) condemn(l *layer, name string, withChildren bool) error {
+func (s *Store) condemn(l *layer, withChildren bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case l.rec.Name != name:
-		return fmt.Errorf("layer %q is being committed: %w", name, errdefs.ErrUnavailable)
 	case l.peer != nil:
 		return fmt.Errorf("layer %q lies in the read-only store %s: %w", l.rec.Name, l.peer.root, errdefs.ErrFailedPrecondition)
 	case l.children > 0 && !withChildren:
@@ -73,13 +71,17 @@ func (s *Store) condemn(l *layer, name string, withChildren bool) error {
 	return nil
 }
 
-// retire ends what happens on a condemned layer and takes it out of the tree.
-func (s *Store) retire(ctx context.Context, l *layer) error {
+// retire ends what happens on a condemned layer and takes it out of the tree, unless a Commit that was under way has
+// given it another name.
+func (s *Store) retire(ctx context.Context, l *layer, name string) error {
 	if err := s.cancelPins(ctx, l); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if as := s.snapshot(l).Name; as != name {
+		return fmt.Errorf("it was committed as %q meanwhile: %w", as, errdefs.ErrUnavailable)
+	}
 	if err := s.unmountAll(context.WithoutCancel(ctx), l); err != nil {
 		return err
 	}

@@ -79,23 +79,21 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // errPanic is what a client is told of a panic, which is in the log.
 var errPanic = status.Error(codes.Internal, "strata: a bug, see its log")
 
+// guard turns a panic of a call into its error.
+func guard(ctx context.Context, call string, err *error) {
+	if r := recover(); r != nil {
+		log.G(ctx).WithField("call", call).Errorf("panic: %v\n%s", r, debug.Stack())
+		*err = errPanic
+	}
+}
+
 func guardCall(ctx context.Context, req any, i *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			log.G(ctx).WithField("call", i.FullMethod).Errorf("panic: %v\n%s", r, debug.Stack())
-			err = errPanic
-		}
-	}()
+	defer guard(ctx, i.FullMethod, &err)
 	return next(ctx, req)
 }
 
 func guardStream(srv any, stream grpc.ServerStream, i *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			log.G(stream.Context()).WithField("call", i.FullMethod).Errorf("panic: %v\n%s", r, debug.Stack())
-			err = errPanic
-		}
-	}()
+	defer guard(stream.Context(), i.FullMethod, &err)
 	return next(srv, stream)
 }
 

@@ -12,20 +12,25 @@ import (
 	"slices"
 	"testing"
 
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
 	"strata/backend/backendtest"
 	"strata/backend/store"
+	"strata/plugin"
 )
 
 func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
@@ -377,4 +382,26 @@ func FuzzIDMap(f *testing.F) {
 			assert.Assert(t, r.Size > 0)
 		}
 	})
+}
+
+// TestPanicFailsOneCall: the client is told, and the server goes on.
+func TestPanicFailsOneCall(t *testing.T) {
+	s := New(Options{Store: func(context.Context) (Layers, error) { panic("bug") }})
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	l, err := plugin.Listen(t.Context(), socket)
+	assert.NilError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- NewServer(s, nil).Serve(ctx, l) }()
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	assert.NilError(t, err)
+	client := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "strata")
+	for range 2 {
+		_, err := client.Stat(t.Context(), "key")
+		assert.ErrorContains(t, err, "a bug, see its log")
+		assert.ErrorContains(t, client.Walk(t.Context(), nil), "a bug, see its log")
+	}
+	assert.NilError(t, conn.Close())
+	cancel()
+	assert.NilError(t, <-served)
 }
