@@ -187,7 +187,7 @@ func links(r *rig) {
 		assert.Assert(r.t, info.Link && info.Sealed)
 		assert.Equal(r.t, info.Parent, "l")
 		assert.Equal(r.t, r.stat("again").Parent, "view")
-		assert.Equal(r.t, r.usage("view"), backend.Usage{})
+		assert.Equal(r.t, r.usage("view"), r.usage("l"))
 		r.same(was, r.tree("again"), "link")
 		assert.Equal(r.t, len(r.changes("again", "l")), 0)
 		assert.Assert(r.t, bytes.Equal(r.diff("again", "base"), r.diff("l", "base")))

@@ -14,7 +14,7 @@ import (
 	"strata/backend/internal/tree"
 )
 
-// Usage returns what the layer itself occupies on disk.
+// Usage returns what the layer itself occupies on disk. For a link that is what the layer occupies whose name it is.
 func (s *Store) Usage(ctx context.Context, name string) (u backend.Usage, err error) {
 	l, err := s.ready(name)
 	if err != nil {
@@ -25,9 +25,6 @@ func (s *Store) Usage(ctx context.Context, name string) (u backend.Usage, err er
 		return u, err
 	}
 	defer release()
-	if l.link {
-		return u, nil
-	}
 	if s.able.meter != nil {
 		u, err = s.able.meter.Usage(ctx, s.describe(l))
 	} else {

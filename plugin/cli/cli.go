@@ -54,7 +54,7 @@ func ExitCodes() []ExitCode {
 		{exitOK, "done, and nothing is wrong"},
 		{exitFailure, "it went wrong for another reason than those below"},
 		{exitUsage, "unknown command, flag or option, or a value that does not fit"},
-		{exitFindings, "check found damage that is not repaired, or gc found orphans that are not removed"},
+		{exitFindings, "check found damage that is not repaired, gc orphans that are not removed, or handover images that it cannot hand over"},
 		{exitNotFound, "there is no such layer or store"},
 		{exitUnavailable, "no plugin answers, it has no store yet, or another process has the store open"},
 	}
@@ -137,7 +137,7 @@ func (a *App) root() *cobra.Command {
 	f.StringVar(&s.rest, "root", "", "directory of a store at rest, instead of a running plugin; for serve, the store's directory")
 	f.StringArrayVar(&s.pairs, "option", nil, "a setting, KEY=VALUE, for serve and for a store at rest; may be repeated")
 	root.AddCommand(
-		s.serve(), s.info(), s.ls(), s.tree(), s.usage(), s.options(), s.check(), s.gc(), s.adopt(), s.diff(), s.changes(), s.export(), s.version(),
+		s.serve(), s.info(), s.ls(), s.tree(), s.usage(), s.options(), s.check(), s.gc(), s.adopt(), s.handover(), s.diff(), s.changes(), s.export(), s.version(),
 	)
 	return root
 }

@@ -219,9 +219,11 @@ func EachUsage(ctx context.Context, st Reader, f func(LayerUsage) error) error {
 		if l.Store != "" || l.State == store.StateRemoving {
 			continue
 		}
-		u, err := st.Usage(ctx, l.Name)
-		if errdefs.IsNotFound(err) {
-			continue
+		var u backend.Usage
+		if !l.Link { // or its layer would be counted twice
+			if u, err = st.Usage(ctx, l.Name); errdefs.IsNotFound(err) {
+				continue
+			}
 		}
 		if err != nil {
 			return err

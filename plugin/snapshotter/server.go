@@ -8,22 +8,15 @@ import (
 	"time"
 
 	diffapi "github.com/containerd/containerd/api/services/diff/v1"
-	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
-	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/diffservice"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/containerd/containerd/v2/core/leases"
-	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"strata/plugin"
@@ -106,56 +99,4 @@ func passOn(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.Una
 		ctx = leases.WithLease(ctx, lease)
 	}
 	return next(ctx, req)
-}
-
-// Containerd is a connection to a containerd, made when it is first used.
-type Containerd struct {
-	content.Store
-	conn *grpc.ClientConn
-}
-
-// DialContainerd prepares a connection to the containerd on a unix socket. It does not wait for it.
-func DialContainerd(socket string) (*Containerd, error) {
-	conn, err := grpc.NewClient("unix://"+socket,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(
-			grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxCallSendMsgSize(defaults.DefaultMaxSendMsgSize)))
-	if err != nil {
-		return nil, fmt.Errorf("connect to containerd on %s: %w", socket, err)
-	}
-	return &Containerd{proxy.NewContentStore(conn), conn}, nil
-}
-
-// Namespaces lists containerd's namespaces.
-func (c *Containerd) Namespaces(ctx context.Context) ([]string, error) {
-	resp, err := namespacesapi.NewNamespacesClient(c.conn).List(ctx, &namespacesapi.ListNamespacesRequest{})
-	if err != nil {
-		return nil, fmt.Errorf("list namespaces: %w", errgrpc.ToNative(err))
-	}
-	var names []string
-	for _, ns := range resp.GetNamespaces() {
-		names = append(names, ns.GetName())
-	}
-	return names, nil
-}
-
-// leaseTime is how long a new blob is kept for its client to refer to it, which takes seconds.
-const leaseTime = time.Hour
-
-// Lease makes a lease that ends by itself.
-func (c *Containerd) Lease(ctx context.Context) (context.Context, error) {
-	m := leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(c.conn))
-	l, err := m.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
-	if err != nil {
-		return nil, fmt.Errorf("make lease: %w", err)
-	}
-	return leases.WithLease(ctx, l.ID), nil
-}
-
-// Close ends the connection.
-func (c *Containerd) Close() error {
-	if err := c.conn.Close(); err != nil {
-		return fmt.Errorf("disconnect from containerd: %w", err)
-	}
-	return nil
 }

@@ -18,6 +18,7 @@
 //
 //	containerd.io/snapshot/max-size                 bytes that an active snapshot may grow to
 //	containerd.io/snapshot/uidmapping, gidmapping   its owners, as CONTAINER:HOST:SIZE, separated by commas
+//	containerd.io/snapshot/strata.layer             a layer of Docker's to hand over ([LabelLayer])
 package snapshotter
 
 import (
@@ -46,6 +47,7 @@ const (
 	labelPrefix  = "strata/"
 	labelKind    = labelPrefix + "kind"
 	labelUpdated = labelPrefix + "updated" // RFC 3339; missing if that is when the snapshot was made
+	labelParent  = labelPrefix + "parent"  // the parent's name, of a layer of Docker's that was handed over
 
 	kindActive    = "active"
 	kindView      = "view"
@@ -127,6 +129,7 @@ func (s *Snapshotter) create(ctx context.Context, kind, key, parent string, opts
 		return nil, err
 	}
 	o.Labels[labelKind] = kind
+	_, handed := o.Labels[LabelLayer]
 	below := ""
 	if parent != "" {
 		below = Prefix + parent
@@ -138,9 +141,12 @@ func (s *Snapshotter) create(ctx context.Context, kind, key, parent string, opts
 			return nil, fmt.Errorf("parent %q is not committed: %w", parent, errdefs.ErrInvalidArgument)
 		}
 	}
-	if kind == kindView && parent != "" && o.IDMap == nil {
+	switch {
+	case handed && kind == kindActive:
+		err = s.handOver(ctx, l, key, parent, o.Labels)
+	case kind == kindView && parent != "" && o.IDMap == nil:
 		err = l.Link(ctx, Prefix+key, below, o.Labels)
-	} else {
+	default:
 		o.Detached = parent == ""
 		err = l.Create(ctx, Prefix+key, below, o)
 	}
@@ -308,9 +314,9 @@ func changeLabels(old, want map[string]string, fieldpaths []string) (map[string]
 
 // Usage returns what a snapshot itself takes on disk. ErrNotFound.
 func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
-	l, _, err := s.stat(ctx, key)
+	l, i, err := s.stat(ctx, key)
 	var u backend.Usage
-	if err == nil {
+	if err == nil && i.Labels[labelKind] != kindView { // a view takes nothing, whatever it shows
 		u, err = l.Usage(ctx, Prefix+key)
 	}
 	if err != nil {
@@ -397,6 +403,9 @@ func info(i store.Info) snapshots.Info {
 		Kind: snapshots.ParseKind(i.Labels[labelKind]), Name: strings.TrimPrefix(i.Name, Prefix),
 		Parent: strings.TrimPrefix(i.Parent, Prefix), Created: i.Created, Updated: i.Created,
 	}
+	if isHandedOver(i) {
+		si.Parent = i.Labels[labelParent]
+	}
 	if t, err := time.Parse(time.RFC3339Nano, i.Labels[labelUpdated]); err == nil {
 		si.Updated = t
 	}
@@ -472,7 +481,8 @@ func idRanges(label, text string) (list []backend.IDRange, err error) {
 				ok = err == nil
 			}
 		}
-		if !ok || n[2] == 0 {
+		const end = 1 << 32 // of what an ID can be
+		if !ok || n[2] == 0 || n[0]+n[2] > end || n[1]+n[2] > end {
 			return nil, fmt.Errorf("label %s=%q: want CONTAINER:HOST:SIZE, separated by commas: %w", label, text, errdefs.ErrInvalidArgument)
 		}
 		list = append(list, backend.IDRange{Container: uint32(n[0]), Host: uint32(n[1]), Size: uint32(n[2])})

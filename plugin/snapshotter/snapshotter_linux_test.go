@@ -185,7 +185,7 @@ func TestIDMaps(t *testing.T) {
 		UIDs: []backend.IDRange{{Host: 100000, Size: 65536}, {Container: 65536, Host: 5, Size: 1}},
 		GIDs: []backend.IDRange{{Host: 7, Size: 1}},
 	})
-	for _, text := range []string{"0", "0:1", "0:1:0", "0:1:2:3", "-1:0:1", "0:1:4294967296", "a:b:c", ",", "0:1:2,"} {
+	for _, text := range []string{"0", "0:1", "0:1:0", "0:1:2:3", "-1:0:1", "0:1:4294967296", "0:1:4294967295000", "2:0:4294967295", "0:2:4294967295", "a:b:c", ",", "0:1:2,"} {
 		_, err := idMap(text, "0:1:2")
 		assert.Assert(t, errdefs.IsInvalidArgument(err), "%q: %v", text, err)
 	}

@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"gotest.tools/v3/assert"
+)
+
+// dockerRoot is a Docker data root, made by hand.
+type dockerRoot struct {
+	t   *testing.T
+	dir string
+}
+
+func (d dockerRoot) write(path string, text []byte) {
+	d.t.Helper()
+	path = filepath.Join(d.dir, "image", path)
+	assert.NilError(d.t, os.MkdirAll(filepath.Dir(path), 0o700))
+	assert.NilError(d.t, os.WriteFile(path, text, 0o600))
+}
+
+// layer writes down a layer of that name and returns the digest of its tar.
+func (d dockerRoot) layer(driver, name string, below ...digest.Digest) digest.Digest {
+	d.t.Helper()
+	diff := digest.FromString(name)
+	d.write(driver+"/layerdb/sha256/"+identity.ChainID(append(below, diff)).Encoded()+"/cache-id", []byte(name))
+	return diff
+}
+
+func (d dockerRoot) image(driver, author string, diffs ...digest.Digest) digest.Digest {
+	d.t.Helper()
+	text, err := json.Marshal(ocispec.Image{Author: author, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: diffs}})
+	assert.NilError(d.t, err)
+	id := digest.FromBytes(text)
+	d.write(driver+"/imagedb/content/sha256/"+id.Encoded(), text)
+	return id
+}
+
+func TestDockerImages(t *testing.T) {
+	d := dockerRoot{t, t.TempDir()}
+	_, _, err := dockerImages(d.dir)
+	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
+	d.layer("overlay2", "builtin")
+	_, _, err = dockerImages(d.dir)
+	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
+
+	const driver = "localhost:5000/strata:latest"
+	lower := d.layer(driver, "lower")
+	upper := d.layer(driver, "upper", lower)
+	tagged := d.image(driver, "tagged", lower, upper)
+	dangling := d.image(driver, "dangling", lower)
+	parent := d.image(driver, "parent", lower)
+	d.write(fmt.Sprintf("%s/imagedb/metadata/sha256/%s/parent", driver, tagged.Encoded()), []byte(parent))
+	gone := d.image(driver, "its layer is gone", upper)
+	d.write(driver+"/repositories.json", fmt.Appendf(nil,
+		`{"Repositories":{"b":{"b:2":%q,"b:1":%q,"b@%s":%q},"r.example:5000/c":{"r.example:5000/c:latest":%q}}}`,
+		tagged, tagged, tagged, tagged, tagged))
+	images, broken, err := dockerImages(d.dir)
+	assert.NilError(t, err)
+	assert.Equal(t, len(images), 2)
+	if images[0].ID != tagged {
+		images[0], images[1] = images[1], images[0]
+	}
+	assert.DeepEqual(t, images[0].Names, []string{"docker.io/library/b:1", "docker.io/library/b:2", "r.example:5000/c:latest"})
+	assert.DeepEqual(t, images[0].Layers, []imageLayer{
+		{Chain: lower, Diff: lower, Name: "lower"},
+		{Chain: identity.ChainID([]digest.Digest{lower, upper}), Diff: upper, Name: "upper"},
+	})
+	assert.Equal(t, images[1].ID, dangling)
+	assert.Equal(t, len(images[1].Names), 0)
+	assert.Equal(t, len(broken), 1)
+	assert.ErrorIs(t, broken[gone], os.ErrNotExist)
+
+	d.write(driver+"/imagedb/content/sha256/"+dangling.Encoded(), []byte("{}"))
+	_, broken, err = dockerImages(d.dir)
+	assert.NilError(t, err)
+	assert.Assert(t, errdefs.IsDataLoss(broken[dangling]), "%v", broken[dangling])
+}

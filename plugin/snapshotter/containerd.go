@@ -1,0 +1,103 @@
+package snapshotter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	imagesapi "github.com/containerd/containerd/api/services/images/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/core/leases"
+	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	snapshotsproxy "github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// Containerd is a connection to a containerd, made when it is first used.
+type Containerd struct {
+	content.Store
+	conn *grpc.ClientConn
+}
+
+// DialContainerd prepares a connection to the containerd on a unix socket. It does not wait for it.
+func DialContainerd(socket string) (*Containerd, error) {
+	conn, err := grpc.NewClient("unix://"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(
+			grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxCallSendMsgSize(defaults.DefaultMaxSendMsgSize)))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd on %s: %w", socket, err)
+	}
+	return &Containerd{proxy.NewContentStore(conn), conn}, nil
+}
+
+// Namespaces lists containerd's namespaces.
+func (c *Containerd) Namespaces(ctx context.Context) ([]string, error) {
+	resp, err := namespacesapi.NewNamespacesClient(c.conn).List(ctx, &namespacesapi.ListNamespacesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list namespaces: %w", errgrpc.ToNative(err))
+	}
+	var names []string
+	for _, ns := range resp.GetNamespaces() {
+		names = append(names, ns.GetName())
+	}
+	return names, nil
+}
+
+// leaseTime is how long a new blob is kept for its client to refer to it, which takes seconds.
+const leaseTime = time.Hour
+
+// Lease makes a lease that ends by itself.
+func (c *Containerd) Lease(ctx context.Context) (context.Context, error) {
+	m := leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(c.conn))
+	l, err := m.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
+	if err != nil {
+		return nil, fmt.Errorf("make lease: %w", err)
+	}
+	return leases.WithLease(ctx, l.ID), nil
+}
+
+// Snapshots returns one of containerd's snapshotters, as its clients see it.
+func (c *Containerd) Snapshots(name string) snapshots.Snapshotter {
+	return snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(c.conn), name)
+}
+
+// Image returns what an image's name stands for. ErrNotFound.
+func (c *Containerd) Image(ctx context.Context, name string) (digest.Digest, error) {
+	resp, err := imagesapi.NewImagesClient(c.conn).Get(ctx, &imagesapi.GetImageRequest{Name: name})
+	if err != nil {
+		return "", fmt.Errorf("image %s: %w", name, errgrpc.ToNative(err))
+	}
+	return digest.Digest(resp.GetImage().GetTarget().GetDigest()), nil
+}
+
+// CreateImage gives content a name. ErrAlreadyExists.
+func (c *Containerd) CreateImage(ctx context.Context, name string, target ocispec.Descriptor) error {
+	_, err := imagesapi.NewImagesClient(c.conn).Create(ctx, &imagesapi.CreateImageRequest{Image: &imagesapi.Image{
+		Name:   name,
+		Target: &types.Descriptor{MediaType: target.MediaType, Digest: target.Digest.String(), Size: target.Size},
+	}})
+	if err != nil {
+		return fmt.Errorf("create image %s: %w", name, errgrpc.ToNative(err))
+	}
+	return nil
+}
+
+// Close ends the connection.
+func (c *Containerd) Close() error {
+	if err := c.conn.Close(); err != nil {
+		return fmt.Errorf("disconnect from containerd: %w", err)
+	}
+	return nil
+}
