@@ -56,9 +56,9 @@ func (c *Config) check() error {
 	return nil
 }
 
-// properties are the arguments that a new dataset is made with.
+// properties are those that a new dataset is made with, NAME=VALUE.
 func (c *Config) properties() []string {
-	var args []string
+	var list []string
 	for _, p := range []struct{ name, value string }{
 		{"compression", c.Compression},
 		{"recordsize", c.RecordSize},
@@ -67,8 +67,19 @@ func (c *Config) properties() []string {
 		{"acltype", c.ACLType},
 	} {
 		if p.value != inherit {
-			args = append(args, "-o", p.name+"="+p.value)
+			list = append(list, p.name+"="+p.value)
 		}
 	}
-	return args
+	return list
+}
+
+// numbers tells which properties the kernel takes as which number: those that have been the same since OpenZFS 0.8, because
+// they are on disk (include/sys/zfs_ioctl.h, include/sys/zio.h). Only zfs(8) of the module's version knows the others.
+func numbers() map[string]uint64 {
+	return map[string]uint64{
+		"atime=off": 0, "atime=on": 1,
+		"xattr=off": 0, "xattr=dir": 1, "xattr=sa": 2,
+		"acltype=off": 0, "acltype=posixacl": 1,
+		"compression=on": 1, "compression=off": 2, "compression=lz4": 15,
+	}
 }

@@ -34,13 +34,10 @@ func (z *zfs) narrow(ctx context.Context, l backend.Layer, upper, lower string) 
 	to := snapshot(dataset)
 	if !l.Sealed {
 		to = dataset + "@" + momentary + suffix()
-		if _, err := tool(ctx, nil, "zfs", "snapshot", to); err != nil {
+		if err := z.device.snapshot(to); err != nil {
 			return nil, err
 		}
-		defer func() {
-			_, derr := tool(context.WithoutCancel(ctx), nil, "zfs", "destroy", to)
-			err = errors.Join(err, derr)
-		}()
+		defer func() { err = errors.Join(err, z.device.destroy(to, false)) }()
 		if err := failpoint.Hit("zfs.narrow.snapshot-made"); err != nil {
 			return nil, err
 		}

@@ -138,10 +138,9 @@ func inspect(ctx context.Context, dataset string) (guid string, err error) {
 
 // poolOf describes the pool of a dataset.
 func poolOf(dataset string) (*gozfs.Zpool, error) {
-	name, _, _ := strings.Cut(dataset, "/")
-	pool, err := gozfs.GetZpool(name)
+	pool, err := gozfs.GetZpool(poolName(dataset))
 	if err != nil {
-		return nil, fmt.Errorf("describe pool %s: %w", name, err)
+		return nil, fmt.Errorf("describe pool of %s: %w", dataset, err)
 	}
 	return pool, nil
 }

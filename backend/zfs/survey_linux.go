@@ -119,7 +119,7 @@ func (z *zfs) judge(ctx context.Context, r row, layers map[string]bool, repair b
 	default:
 		o.Detail = fmt.Sprintf("the snapshot %s was left behind by an operation that was cut off", r.name)
 		if repair {
-			if _, err := tool(ctx, nil, "zfs", "destroy", r.name); err != nil {
+			if err := z.device.destroy(r.name, false); err != nil {
 				return nil, err
 			}
 			o.Repaired = "destroyed"

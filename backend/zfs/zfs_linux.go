@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
@@ -120,12 +121,10 @@ func (z *zfs) clone(ctx context.Context, l, template backend.Layer) error {
 		return z.create(ctx, l, []string{origin})
 	}
 	origin = z.dataset(template.ID) + "@" + momentary + l.ID
-	if _, err := tool(ctx, nil, "zfs", "snapshot", origin); err != nil && !run.Said(err, "dataset already exists") {
+	if err := z.device.snapshot(origin); err != nil && !errdefs.IsAlreadyExists(err) {
 		return err
 	}
-	err := z.create(ctx, l, []string{origin})
-	_, derr := tool(context.WithoutCancel(ctx), nil, "zfs", "destroy", "-d", origin)
-	return errors.Join(err, derr)
+	return errors.Join(z.create(ctx, l, []string{origin}), z.device.destroy(origin, true))
 }
 
 // create makes l a clone of the first of the origins that is there, or an empty one if none are given.
@@ -137,18 +136,10 @@ func (z *zfs) create(ctx context.Context, l backend.Layer, origins []string) err
 	if err != nil {
 		return err
 	}
-	args := []string{"zfs", "create"}
-	if len(origins) > 0 {
-		args[1] = "clone"
-	}
-	args = append(args, "-o", "mountpoint=legacy", "-o", autoSnapshot+"=false", "-o", storeProperty+"="+z.uuid)
-	args = append(args, z.config.properties()...)
-	if l.Limit > 0 {
-		args = append(args, "-o", "quota="+strconv.FormatInt(l.Limit, 10))
-	}
-	err = z.make(ctx, args, z.dataset(l.ID), origins)
-	if run.Said(err, "dataset already exists") {
-		err = z.madeBefore(ctx, l.ID, origins, err)
+	if len(origins) == 0 {
+		err = z.makeEmpty(ctx, l)
+	} else {
+		err = z.makeClone(ctx, l, origins)
 	}
 	if err != nil {
 		return err
@@ -156,25 +147,54 @@ func (z *zfs) create(ctx context.Context, l backend.Layer, origins []string) err
 	return failpoint.Hit("zfs.create.dataset-made")
 }
 
-// make runs the command for the new dataset.
-func (z *zfs) make(ctx context.Context, args []string, dataset string, origins []string) error {
-	if len(origins) == 0 {
-		_, err := tool(ctx, nil, append(args, dataset)...)
-		return err
+// makeEmpty makes the dataset of a layer without parents.
+func (z *zfs) makeEmpty(ctx context.Context, l backend.Layer) error {
+	args := []string{"zfs", "create", "-o", "mountpoint=legacy", "-o", autoSnapshot + "=false", "-o", storeProperty + "=" + z.uuid}
+	for _, p := range z.config.properties() {
+		args = append(args, "-o", p)
+	}
+	if l.Limit > 0 {
+		args = append(args, "-o", "quota="+strconv.FormatInt(l.Limit, 10))
+	}
+	_, err := tool(ctx, nil, append(args, z.dataset(l.ID))...)
+	if run.Said(err, "dataset already exists") {
+		return z.madeBefore(ctx, l.ID, nil, err)
+	}
+	return err
+}
+
+// makeClone makes the dataset a clone of the first of the origins that is there.
+func (z *zfs) makeClone(ctx context.Context, l backend.Layer, origins []string) error {
+	properties := []pair{{"mountpoint", "legacy"}, {autoSnapshot, "false"}, {storeProperty, z.uuid}}
+	var later []string
+	known := numbers()
+	for _, p := range z.config.properties() {
+		if n, ok := known[p]; ok {
+			name, _, _ := strings.Cut(p, "=")
+			properties = append(properties, pair{name, n})
+		} else {
+			later = append(later, p)
+		}
+	}
+	if l.Limit > 0 {
+		properties = append(properties, pair{"quota", uint64(l.Limit)})
 	}
 	var err error
 	for _, origin := range origins {
-		_, err = tool(ctx, nil, append(slices.Clone(args), origin, dataset)...)
-		switch {
-		case err == nil:
-			return nil
-		case run.Said(err, "source and target pools differ"):
-			return fmt.Errorf("%s lies in another pool than the store, which zfs cannot clone: %w: %w", origin, err, errdefs.ErrNotImplemented)
-		case !run.Said(err, "dataset does not exist"):
-			return err
+		if err = z.device.clone(z.dataset(l.ID), origin, properties); !errdefs.IsNotFound(err) {
+			break
 		}
 	}
-	return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return fmt.Errorf("%w: a layer of another pool than the store's: %w", err, errdefs.ErrNotImplemented)
+	case errdefs.IsAlreadyExists(err):
+		err = z.madeBefore(ctx, l.ID, origins, err)
+	}
+	if err == nil && len(later) > 0 {
+		_, err = tool(ctx, nil, append(append([]string{"zfs", "set"}, later...), z.dataset(l.ID))...)
+	}
+	return err
 }
 
 // madeBefore returns nil if the dataset of that ID is what a complete call would have made.
@@ -219,11 +239,11 @@ func (z *zfs) Seal(ctx context.Context, l backend.Layer) error {
 
 func (z *zfs) seal(ctx context.Context, dataset string) error {
 	snap := snapshot(dataset)
-	_, err := tool(ctx, nil, "zfs", "snapshot", snap)
-	if !run.Said(err, "dataset already exists") {
+	err := z.device.snapshot(snap)
+	if !errdefs.IsAlreadyExists(err) {
 		return err
 	}
-	if _, err := tool(ctx, nil, "zfs", "destroy", snap); run.Said(err, "has dependent clones") {
+	if err := z.device.destroy(snap, false); errors.Is(err, unix.EEXIST) {
 		// A child that has no record either. It keeps what it is made of.
 		if _, err := tool(ctx, nil, "zfs", "rename", snap, snap+"-"+suffix()); err != nil {
 			return err
@@ -231,17 +251,15 @@ func (z *zfs) seal(ctx context.Context, dataset string) error {
 	} else if err != nil {
 		return err
 	}
-	_, err = tool(ctx, nil, "zfs", "snapshot", snap)
-	return err
+	return z.device.snapshot(snap)
 }
 
-// SyncCreated has nothing to do: zfs(8) returns when the transaction group that holds the new dataset is on disk.
+// SyncCreated has nothing to do: the kernel answers when the transaction group that holds the new dataset is on disk.
 func (z *zfs) SyncCreated(context.Context, backend.Layer) error { return nil }
 
 // SyncContent waits until the pool's open transaction group is on disk. So does every snapshot.
 func (z *zfs) SyncContent(ctx context.Context, l backend.Layer) error {
-	pool, _, _ := strings.Cut(z.parent, "/")
-	if _, err := tool(ctx, nil, "zpool", "sync", pool); err != nil {
+	if _, err := tool(ctx, nil, "zpool", "sync", poolName(z.parent)); err != nil {
 		return fmt.Errorf("sync layer %s: %w", l.ID, err)
 	}
 	return nil
@@ -385,7 +403,7 @@ func (z *zfs) Check(ctx context.Context, l backend.Layer, repair bool) error {
 	case !repair:
 		return fmt.Errorf("check layer %s: somebody has destroyed its snapshot %s, of which children are made: %w", l.ID, snap, errdefs.ErrFailedPrecondition)
 	}
-	if _, err := tool(ctx, nil, "zfs", "snapshot", snap); err != nil {
+	if err := z.device.snapshot(snap); err != nil {
 		return fmt.Errorf("check layer %s: %w", l.ID, err)
 	}
 	return nil

@@ -106,7 +106,7 @@ type handover struct {
 
 // all hands images over one after the other. What is wrong with one does not keep the others from it, unless it is wrong with
 // all of them.
-func (h *handover) all(ctx context.Context, images []dockerImage, broken map[digest.Digest]error) error {
+func (h *handover) all(ctx context.Context, images []dockerImage, broken map[digest.Digest]error) (err error) {
 	list, err := h.List(ctx)
 	if err != nil {
 		return err
@@ -119,6 +119,7 @@ func (h *handover) all(ctx context.Context, images []dockerImage, broken map[dig
 		if ctx, err = h.containerd.Lease(ctx); err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, h.containerd.Release(context.WithoutCancel(ctx))) }()
 	}
 	for _, i := range images {
 		one := handedImage{ID: i.ID.String(), Names: emptyNotNull(i.Names), Layers: len(i.Layers)}

@@ -68,6 +68,16 @@ func (c *Containerd) Lease(ctx context.Context) (context.Context, error) {
 	return leases.WithLease(ctx, l.ID), nil
 }
 
+// Release ends a lease that Lease made, so that containerd collects what has got no name.
+func (c *Containerd) Release(ctx context.Context) error {
+	id, _ := leases.FromContext(ctx)
+	err := leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(c.conn)).Delete(ctx, leases.Lease{ID: id})
+	if err != nil {
+		return fmt.Errorf("end lease %s: %w", id, err)
+	}
+	return nil
+}
+
 // Snapshots returns one of containerd's snapshotters, as its clients see it.
 func (c *Containerd) Snapshots(name string) snapshots.Snapshotter {
 	return snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(c.conn), name)
