@@ -15,15 +15,16 @@
 // parent or cloned; and a clone that outlives the layer it was cloned from (Store.Clone, Store.SetIDMap) takes over that layer's
 // snapshot, marked to be destroyed with the last clone.
 //
-// Every change is one command that ZFS makes in one transaction, on disk when the command returns: an interrupted
-// call leaves all of it or nothing.
+// Every change is one that ZFS makes in one transaction, on disk when the kernel answers: an interrupted call leaves all of it
+// or nothing. A clone's properties come in a second one; the store removes a layer whose making did not end.
 //
 // # Commands
 //
-// The host's own tools are run, for tool and kernel module have to match. A child layer costs two commands:
-// the snapshot of its parent, for the first child only, and the clone. Removal costs one, a channel program that looks for what is in
-// the way and destroys dataset and snapshots in one transaction. Mounting costs none (mount(2)), nor does the comparison of
-// a sealed layer with its parent. No command lists all datasets, but for check, gc and adopt.
+// What every container costs takes no process: clones and snapshots are asked of the kernel, as is the comparison of a layer with
+// its parent, and mounting is mount(2). zfs(8) would look at all other clones of the parent first. For the rest the host's own
+// tools are run, for tool and kernel module have to match: one command for a layer without parents, and one for the removal of
+// a layer, a channel program that looks for what is in the way and destroys dataset and snapshots in one transaction. No command
+// lists all datasets, but for check, gc and adopt.
 //
 // # What changed
 //

@@ -152,7 +152,7 @@ func (s *fakeSettings) SetOptions(_ context.Context, values map[string]string) (
 // TestHelp keeps what each command says about itself.
 func TestHelp(t *testing.T) {
 	for _, command := range []string{
-		"", "serve", "info", "ls", "tree", "usage", "options", "check", "gc", "adopt", "diff", "changes", "export", "version",
+		"", "serve", "info", "ls", "tree", "usage", "options", "check", "gc", "adopt", "handover", "diff", "changes", "export", "version",
 	} {
 		t.Run("strata "+command, func(t *testing.T) {
 			a := app()

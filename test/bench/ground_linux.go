@@ -64,7 +64,7 @@ func parse(args []string) (options, error) {
 	rounds := set.Int("rounds", 0, "how often everything is measured")
 	set.BoolVar(&o.quick, "quick", false, "a tenth of the data and two rounds, to see that it works")
 	only := set.String("only", "", "comma-separated `contenders`, without dockerd's own driver, which always runs")
-	level := set.String("level", "", "what is measured: comma-separated docker, driver, scale")
+	level := set.String("level", "", "what is measured: comma-separated docker, driver, scale, snapshotter")
 	parts := set.String("parts", "", "comma-separated `workloads` at the level docker: debian, many, big, deep, copies, runs, small")
 	if err := set.Parse(args); err != nil {
 		return o, err

@@ -59,6 +59,7 @@ func bench(ctx context.Context, o options) (err error) {
 		{"driver", benchDriver},
 		{"docker", benchDocker},
 		{"scale", benchScale},
+		{"snapshotter", benchSnapshotter},
 	} {
 		if !has(o.level, level.name) {
 			continue

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/content"
+	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/core/diff"
+	diffproxy "github.com/containerd/containerd/v2/core/diff/proxy"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	snapshotsproxy "github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"strata/test/e2e/engine"
+)
+
+// Sockets in a machine.
+const (
+	containerdSocket  = "/run/containerd/containerd.sock"
+	snapshotterSocket = "/run/strata/snapshotter.sock"
+	strataSocket      = "/run/docker/plugins/strata.sock"
+)
+
+// runtime is a containerd with one snapshotter, on a machine of its own.
+type runtime struct {
+	name        string
+	snapshotter string
+	m           *engine.Machine
+	services    []*engine.Service
+	conn        *grpc.ClientConn
+	snapshots   snapshots.Snapshotter
+	applier     diff.Applier
+	content     content.Store
+	number      int
+}
+
+// benchSnapshotter measures what containerd asks of a snapshotter and a differ, against the ones that it has itself.
+func benchSnapshotter(ctx context.Context, o options, w *workloads, t *table) (err error) {
+	cache, err := engine.OpenCache()
+	if err != nil {
+		return err
+	}
+	usr, err := engine.Docker29().Usr(ctx, cache)
+	if err != nil {
+		return err
+	}
+	var all []*runtime
+	defer func() {
+		for _, r := range all {
+			err = errors.Join(err, r.stop())
+		}
+	}()
+	for _, k := range []struct{ name, snapshotter, sync string }{
+		{"overlayfs", "overlayfs", ""}, {"layer", "strata", "layer"}, {"none", "strata", "none"},
+	} {
+		if k.sync != "" && o.only != "" && !has(o.only, k.name) {
+			continue
+		}
+		progress("starting %s", k.name)
+		r := &runtime{name: k.name, snapshotter: k.snapshotter}
+		all = append(all, r)
+		if err := r.start(ctx, o, usr, k.sync); err != nil {
+			return fmt.Errorf("start %s: %w", k.name, err)
+		}
+		if err := r.load(ctx, w); err != nil {
+			return fmt.Errorf("%s: %w", k.name, err)
+		}
+	}
+	for i := range o.rounds {
+		progress("round %d", i+1)
+		for _, r := range all {
+			if err := r.measure(ctx, o, w, t); err != nil {
+				return fmt.Errorf("%s: %w", r.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *runtime) start(ctx context.Context, o options, usr, sync string) (err error) {
+	if r.m, err = engine.Boot(ctx, engine.Config{Usr: usr, FS: o.fs, Bare: true}); err != nil {
+		return err
+	}
+	config := "version = 3\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"
+	serve := func(name, socket string, argv ...string) error {
+		s, err := r.m.Serve(ctx, name, socket, argv...)
+		if err == nil {
+			r.services = append(r.services, s)
+		}
+		return err
+	}
+	if sync != "" {
+		config += `[proxy_plugins.strata]
+  type = "snapshot"
+  address = "` + snapshotterSocket + `"
+  capabilities = ["rebase", "remap-ids"]
+[proxy_plugins.strata-diff]
+  type = "diff"
+  address = "` + snapshotterSocket + `"
+[plugins."io.containerd.service.v1.diff-service"]
+  default = ["strata-diff", "walking"]
+`
+		program, err := filepath.Abs(filepath.Join(o.plugin, "rootfs/strata"))
+		if err != nil {
+			return err
+		}
+		if err := serve("strata", snapshotterSocket, program, "serve", "--snapshotter-socket", snapshotterSocket,
+			"--graphdriver-socket", strataSocket, "--option", "sync="+sync, "--option", "log-level=warn"); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(r.m.Path("/etc/containerd-bench.toml"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	if err := serve("containerd", containerdSocket, "containerd", "--config", "/etc/containerd-bench.toml", "--log-level", "error"); err != nil {
+		return err
+	}
+	r.conn, err = grpc.NewClient("unix://"+r.m.Path(containerdSocket), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	r.snapshots = snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(r.conn), r.snapshotter)
+	r.applier = diffproxy.NewDiffApplier(diffapi.NewDiffClient(r.conn)).(diff.Applier)
+	r.content = contentproxy.NewContentStore(r.conn)
+	return nil
+}
+
+func (r *runtime) stop() (err error) {
+	if r.conn != nil {
+		err = r.conn.Close()
+	}
+	for i := len(r.services) - 1; i >= 0; i-- {
+		err = errors.Join(err, r.services[i].Stop())
+	}
+	if r.m != nil {
+		err = errors.Join(err, r.m.Close())
+	}
+	return err
+}
+
+// images are those that are unpacked, by what they are called in the table.
+func (w *workloads) images() map[string][]*engine.Layer {
+	return map[string][]*engine.Layer{
+		"Debian root": {w.Deb}, "many small files": {w.Many}, "one big file": {w.Big}, "60 layers": w.Deep,
+	}
+}
+
+// load puts the layers into containerd's content store, and the image that is run.
+func (r *runtime) load(ctx context.Context, w *workloads) error {
+	if _, err := engine.Output(r.m.Command(ctx, "ctr", "images", "import", "--snapshotter", r.snapshotter, "--local", w.archive("busybox"))); err != nil {
+		return err
+	}
+	ctx = namespaces.WithNamespace(ctx, "bench")
+	for _, layers := range w.images() {
+		for _, l := range layers {
+			if err := r.blob(ctx, l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *runtime) blob(ctx context.Context, l *engine.Layer) (err error) {
+	f, err := os.Open(l.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	desc := descriptor(l)
+	return content.WriteBlob(ctx, r.content, desc.Digest.String(), f, desc,
+		content.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().Format(time.RFC3339)}))
+}
+
+func descriptor(l *engine.Layer) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.Digest(l.DiffID), Size: l.Size}
+}
+
+func (r *runtime) measure(ctx context.Context, o options, w *workloads, t *table) error {
+	bench := namespaces.WithNamespace(ctx, "bench")
+	for name, layers := range w.images() {
+		var chain []string
+		if err := timeAs(t, "unpack, "+name, r.name, func() (err error) {
+			chain, err = r.unpack(bench, layers)
+			return err
+		}); err != nil {
+			return err
+		}
+		if err := timeAs(t, "remove, "+name, r.name, func() error { return r.remove(bench, chain) }); err != nil {
+			return err
+		}
+	}
+	const times = 20
+	if err := timeAs(t, fmt.Sprintf("prepare + commit + remove, %d times", times), r.name, func() error {
+		for range times {
+			if err := r.prepareAndCommit(bench); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return timeAs(t, "run", r.name, func() error {
+		r.number++
+		_, err := engine.Output(r.m.Command(ctx, "ctr", "run", "--rm", "--snapshotter", r.snapshotter, "--cgroup", r.m.Cgroup()+"/run",
+			"docker.io/library/busybox:latest", fmt.Sprintf("run%d", r.number), "true"))
+		return err
+	})
+}
+
+// unpack does what containerd's unpacker does, and returns the names of the snapshots.
+func (r *runtime) unpack(ctx context.Context, layers []*engine.Layer) (chain []string, err error) {
+	var diffs []digest.Digest
+	parent := ""
+	for _, l := range layers {
+		desc := descriptor(l)
+		diffs = append(diffs, desc.Digest)
+		name := identity.ChainID(diffs).String()
+		key := "extract " + name
+		mounts, err := r.snapshots.Prepare(ctx, key, parent)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := r.applier.Apply(ctx, desc, mounts); err != nil {
+			return nil, err
+		}
+		if err := r.snapshots.Commit(ctx, name, key, root()); err != nil {
+			return nil, err
+		}
+		chain = append(chain, name)
+		parent = name
+	}
+	return chain, nil
+}
+
+// root keeps a snapshot from containerd's garbage collection.
+func root() snapshots.Opt {
+	return snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().Format(time.RFC3339)})
+}
+
+// remove removes snapshots, the last first. What is deleted behind that is over when Cleanup returns.
+func (r *runtime) remove(ctx context.Context, chain []string) error {
+	for i := len(chain) - 1; i >= 0; i-- {
+		if err := r.snapshots.Remove(ctx, chain[i]); err != nil {
+			return err
+		}
+	}
+	return r.snapshots.(snapshots.Cleaner).Cleanup(ctx)
+}
+
+func (r *runtime) prepareAndCommit(ctx context.Context) error {
+	if _, err := r.snapshots.Prepare(ctx, "active", "", root()); err != nil {
+		return err
+	}
+	if err := r.snapshots.Commit(ctx, "committed", "active", root()); err != nil {
+		return err
+	}
+	return r.snapshots.Remove(ctx, "committed")
+}
