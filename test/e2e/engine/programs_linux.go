@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // Programs are daemons that no Debian suite has, made from Go modules.
@@ -14,10 +16,19 @@ type Programs struct {
 	builds []build
 }
 
-// build is one call of go install.
+// build is one call of go install, or of go build in a module that requires another.
 type build struct {
 	cgo      bool
 	packages []string // PATH@VERSION
+	// module is one without a go.mod, MODULE@VERSION: what it needs is in its vendor.mod.
+	module string
+}
+
+// Docker27 is a Docker engine of the last version that takes graph driver plugins. It runs on Debian's containerd.
+func Docker27() Programs {
+	return Programs{"docker-27.5.1", []build{
+		{module: "github.com/docker/docker@v27.5.1+incompatible", packages: []string{"github.com/docker/docker/cmd/dockerd"}},
+	}}
 }
 
 // Docker29 is a Docker engine of version 29, which takes any snapshotter as storage driver, with a containerd and a runc for it.
@@ -46,16 +57,45 @@ func (p Programs) install(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, b := range p.builds {
-		cmd := exec.CommandContext(ctx, "go", append([]string{"install"}, b.packages...)...)
-		cmd.Dir = dir // no go.mod is above it
-		cgo := "0"
+		args := append([]string{"install"}, b.packages...)
+		env := append(os.Environ(), "GOBIN="+bin, "CGO_ENABLED=0")
 		if b.cgo {
-			cgo = "1"
+			env = append(env, "CGO_ENABLED=1")
 		}
-		cmd.Env = append(os.Environ(), "GOBIN="+bin, "CGO_ENABLED="+cgo)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go install %v: %w: %s", b.packages, err, out)
+		if b.module != "" {
+			env = append(env, "GOFLAGS=-mod=mod") // go.sum is not written yet
+			if err := wrap(ctx, dir, b.module); err != nil {
+				return err
+			}
+		}
+		if _, err := goCommand(ctx, dir, env, args...); err != nil { // no go.mod is above it but that of wrap
+			return err
 		}
 	}
 	return nil
+}
+
+func goCommand(ctx context.Context, dir string, env []string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir, cmd.Env = dir, env
+	return Output(cmd)
+}
+
+// wrap makes dir a module that requires the other, and what is in its vendor.mod.
+func wrap(ctx context.Context, dir, module string) error {
+	out, err := goCommand(ctx, dir, os.Environ(), "mod", "download", "-json", module)
+	if err != nil {
+		return err
+	}
+	var source struct{ Dir string }
+	if err := json.Unmarshal([]byte(out), &source); err != nil {
+		return fmt.Errorf("go mod download: %w", err)
+	}
+	text, err := os.ReadFile(filepath.Join(source.Dir, "vendor.mod"))
+	if err != nil {
+		return err
+	}
+	path, version, _ := strings.Cut(module, "@")
+	wrapped := strings.Replace(string(text), "\nmodule "+path+"\n", "\nmodule wrapper\n", 1) + "\nrequire " + path + " " + version + "\n"
+	return os.WriteFile(filepath.Join(dir, "go.mod"), []byte(wrapped), 0o600)
 }
