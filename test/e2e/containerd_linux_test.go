@@ -30,6 +30,7 @@ type containerdHost struct {
 	backend    string
 	differ     bool // Strata unpacks and compares, too
 	new        bool // containerd is one of version 2
+	more       string
 	containerd *engine.Service
 	strata     *engine.Service
 	docker     *engine.Service // nil unless the test starts one
@@ -42,6 +43,8 @@ type containerdSetup struct {
 	fs      string
 	differ  bool
 	new     bool
+	config  string // further parts of containerd's
+	managed bool   // Strata is not started: it is to be a plugin of Docker's
 }
 
 func newContainerdHost(t *testing.T, s containerdSetup) *containerdHost {
@@ -49,7 +52,7 @@ func newContainerdHost(t *testing.T, s containerdSetup) *containerdHost {
 	m, err := engine.Boot(context.WithoutCancel(t.Context()), engine.Config{Usr: s.usr, FS: s.fs, Bare: true})
 	assert.NilError(t, err)
 	h := &containerdHost{
-		Machine: m, backend: s.backend, differ: s.differ, new: s.new,
+		Machine: m, backend: s.backend, differ: s.differ, new: s.new, more: s.config,
 		program: filepath.Join(fixtures(t).plugins[0], "rootfs", "strata"),
 	}
 	t.Cleanup(func() {
@@ -67,7 +70,9 @@ func newContainerdHost(t *testing.T, s containerdSetup) *containerdHost {
 		assert.Check(t, m.Close())
 	})
 	assert.NilError(t, os.WriteFile(m.Path("/etc/containerd-strata.toml"), []byte(h.config()), 0o600))
-	h.startStrata(t)
+	if !s.managed {
+		h.startStrata(t)
+	}
 	h.startContainerd(t)
 	return h
 }
@@ -78,12 +83,15 @@ func (h *containerdHost) config() string {
 	if h.new {
 		version = 3
 	}
+	more := h.more
+	if more == "" {
+		more = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"
+	}
 	text := fmt.Sprintf(`version = %d
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[proxy_plugins.strata]
+%s[proxy_plugins.strata]
   type = "snapshot"
   address = "%s"
-`, version, snapshotterSocket)
+`, version, more, snapshotterSocket)
 	differ := "walking"
 	if h.new && h.backend == "overlay" {
 		text += `  capabilities = ["rebase", "remap-ids"]
@@ -363,17 +371,25 @@ func (h *containerdHost) killDuringImport(t *testing.T, victims []string, after 
 	h.check(t)
 }
 
-// clear removes all images and waits until containerd and Strata have nothing left.
-func (h *containerdHost) clear(t *testing.T) {
+// clear removes all images of the namespaces, of default if none is given, and waits until containerd and Strata have nothing left.
+func (h *containerdHost) clear(t *testing.T, namespaces ...string) {
 	t.Helper()
-	for _, lease := range strings.Fields(h.ctr(t, "leases", "ls", "-q")) { // of imports that were killed
-		h.ctr(t, "leases", "rm", "--sync", lease)
+	if len(namespaces) == 0 {
+		namespaces = []string{"default"}
 	}
-	images := h.ctr(t, "images", "ls", "-q")
-	if images != "" {
-		h.ctr(t, append([]string{"images", "rm", "--sync"}, strings.Split(images, "\n")...)...)
+	for _, ns := range namespaces {
+		ctr := func(args ...string) string {
+			t.Helper()
+			return h.ctr(t, append([]string{"--namespace", ns}, args...)...)
+		}
+		for _, lease := range strings.Fields(ctr("leases", "ls", "-q")) { // of imports that were killed
+			ctr("leases", "rm", "--sync", lease)
+		}
+		if images := ctr("images", "ls", "-q"); images != "" {
+			ctr(append([]string{"images", "rm", "--sync"}, strings.Split(images, "\n")...)...)
+		}
+		ctr("content", "prune", "references")
 	}
-	h.ctr(t, "content", "prune", "references")
 	assert.Equal(t, len(h.layers(t)), 0, "%v", h.layers(t))
 	h.check(t)
 }

@@ -33,12 +33,28 @@ func TestDocker27(t *testing.T) {
 	})
 }
 
+// TestDocker29Managed: Docker 29 runs Strata as its plugin, and stores with it.
+func TestDocker29Managed(t *testing.T) {
+	f := fixtures(t)
+	needBuilt(t)
+	usr, err := engine.Docker29().Usr(t.Context(), f.cache)
+	assert.NilError(t, err)
+	h := newContainerdHost(t, containerdSetup{usr: usr, backend: "overlay", fs: "ext4", new: true, differ: true, managed: true})
+	d := &host{Machine: h.Machine}
+	h.startDockerOn(t, "overlayfs")
+	d.do(t, "plugin", "create", "strata", f.plugins[0])
+	d.do(t, "plugin", "set", "strata", "STRATA_SNAPSHOTTER_SOCKET="+snapshotterSocket)
+	d.do(t, "plugin", "enable", "strata")
+	assert.NilError(t, h.docker.Stop())
+	h.startDocker(t)
+	testContainerdStore(t, d)
+	h.clear(t, "moby")
+}
+
 func testDockers(t *testing.T, programs func() engine.Programs, setups map[string]containerdSetup) {
 	t.Helper()
 	f := fixtures(t)
-	if os.Getenv("STRATA_E2E_BUILT") == "" {
-		t.Skip("needs daemons that take ten minutes to build, once: set STRATA_E2E_BUILT=1, as scripts/test snapshotter does")
-	}
+	needBuilt(t)
 	usr, err := programs().Usr(t.Context(), f.cache)
 	assert.NilError(t, err)
 	for name, s := range setups {
@@ -53,15 +69,28 @@ func testDockers(t *testing.T, programs func() engine.Programs, setups map[strin
 			h.startDocker(t)
 			testContainerdStore(t, &host{Machine: h.Machine})
 			testDockerKill(t, h)
-			h.clear(t)
+			h.clear(t, "default", "moby")
 		})
 	}
 }
 
-// startDocker starts a dockerd that keeps images in containerd, as docs/containerd.md has it.
+// needBuilt skips tests with programs that no Debian suite has.
+func needBuilt(t *testing.T) {
+	t.Helper()
+	if os.Getenv("STRATA_E2E_BUILT") == "" {
+		t.Skip("needs programs that take a quarter of an hour to build, once: set STRATA_E2E_BUILT=1, as scripts/test snapshotter does")
+	}
+}
+
+// startDocker starts a dockerd that keeps images in containerd, as docs/docker.md has it.
 func (h *containerdHost) startDocker(t *testing.T) {
 	t.Helper()
-	config := `{"features": {"containerd-snapshotter": true}, "storage-driver": "strata"}`
+	h.startDockerOn(t, "strata")
+}
+
+func (h *containerdHost) startDockerOn(t *testing.T, driver string) {
+	t.Helper()
+	config := `{"features": {"containerd-snapshotter": true}, "storage-driver": "` + driver + `"}`
 	assert.NilError(t, os.WriteFile(h.Path("/etc/docker-strata.json"), []byte(config), 0o600))
 	s, err := h.Serve(t.Context(), "dockerd", "/run/docker.sock", "env", "DOCKER_MIN_API_VERSION=1.41", "dockerd",
 		"--config-file=/etc/docker-strata.json", "--containerd="+containerdSocket, "--cgroup-parent="+h.Cgroup(),

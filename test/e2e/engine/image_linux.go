@@ -35,11 +35,16 @@ type (
 	}
 )
 
-// WriteImage makes an archive for `docker load` at path: an image called tag of these layers.
-func WriteImage(path, tag string, layers ...*Layer) (err error) {
+// WriteImage makes an archive for `docker load` at path: an image called tag of these layers, which runs a shell.
+func WriteImage(path, tag string, layers ...*Layer) error {
+	return WriteImageOf(path, tag, []string{"sh"}, layers...)
+}
+
+// WriteImageOf is WriteImage for one that runs another command.
+func WriteImageOf(path, tag string, command []string, layers ...*Layer) (err error) {
 	config := imageConfig{Architecture: "amd64", OS: "linux", RootFS: imageRootFS{Type: "layers"}}
 	config.Config = map[string]any{
-		"Cmd": []string{"sh"},
+		"Cmd": command,
 		"Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 	}
 	item := archiveItem{RepoTags: []string{tag}}

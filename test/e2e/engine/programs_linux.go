@@ -41,6 +41,14 @@ func Docker29() Programs {
 	}}
 }
 
+// Clients are programs that speak to containerd: what Kubernetes' people have (crictl) and a docker for it (nerdctl).
+func Clients() Programs {
+	return Programs{"crictl-1.34.0+nerdctl-2.1.2", []build{
+		{packages: []string{"sigs.k8s.io/cri-tools/cmd/crictl@v1.34.0"}},
+		{packages: []string{"github.com/containerd/nerdctl/v2/cmd/nerdctl@v2.1.2"}},
+	}}
+}
+
 // Usr returns a directory to be laid over /usr. Making it takes some ten minutes, once.
 func (p Programs) Usr(ctx context.Context, c *Cache) (string, error) {
 	dir, err := c.Entry(ctx, p.Name, p.install)
