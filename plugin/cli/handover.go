@@ -106,7 +106,7 @@ type handover struct {
 
 // all hands images over one after the other. What is wrong with one does not keep the others from it, unless it is wrong with
 // all of them.
-func (h *handover) all(ctx context.Context, images []dockerImage, broken map[digest.Digest]error) (err error) {
+func (h *handover) all(ctx context.Context, images []dockerImage, broken map[digest.Digest]error) error {
 	list, err := h.List(ctx)
 	if err != nil {
 		return err
@@ -114,12 +114,6 @@ func (h *handover) all(ctx context.Context, images []dockerImage, broken map[dig
 	h.layers, h.tars = make(map[string]store.Info, len(list)), map[string]ocispec.Descriptor{}
 	for _, l := range list {
 		h.layers[l.Name] = l
-	}
-	if h.yes { // what is written belongs to nobody until the image has its name
-		if ctx, err = h.containerd.Lease(ctx); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, h.containerd.Release(context.WithoutCancel(ctx))) }()
 	}
 	for _, i := range images {
 		one := handedImage{ID: i.ID.String(), Names: emptyNotNull(i.Names), Layers: len(i.Layers)}
@@ -138,8 +132,27 @@ func (h *handover) all(ctx context.Context, images []dockerImage, broken map[dig
 	return nil
 }
 
-// image hands one image over: layers, description, names.
+// image looks at one image and, if told to, hands it over.
 func (h *handover) image(ctx context.Context, i dockerImage, one *handedImage) error {
+	if err := h.refuse(i); err != nil {
+		return err
+	}
+	manifest, target, err := h.describe(ctx, i)
+	if err != nil {
+		return err
+	}
+	one.Target = target.Digest.String()
+	missing, err := h.missingNames(ctx, i, target)
+	if err != nil || !h.yes {
+		return err
+	}
+	err = h.write(ctx, i, manifest, target, missing)
+	one.Done = err == nil
+	return err
+}
+
+// refuse says why an image cannot be handed over.
+func (h *handover) refuse(i dockerImage) error {
 	if len(i.Layers) == 0 {
 		return errors.New("it has no layers")
 	}
@@ -155,42 +168,42 @@ func (h *handover) image(ctx context.Context, i dockerImage, one *handedImage) e
 			return fmt.Errorf("layer %s belongs to a Docker with user namespaces, whose owners containerd maps by itself", l.Name)
 		}
 	}
-	manifest, target, err := h.describe(ctx, i)
-	if err != nil {
+	return nil
+}
+
+// write makes an image's snapshots, description and names in containerd, in this order: until it has a name, what is written
+// belongs to a lease. All of it may be there already.
+func (h *handover) write(ctx context.Context, i dockerImage, m ocispec.Manifest, target ocispec.Descriptor, names []string) (err error) {
+	if ctx, err = h.containerd.Lease(ctx); err != nil {
 		return err
 	}
-	one.Target = target.Digest.String()
-	missing, err := h.missingNames(ctx, i, target)
-	if err != nil || !h.yes {
-		return err
-	}
+	defer func() { err = errors.Join(err, h.containerd.Release(context.WithoutCancel(ctx))) }()
 	for n, l := range i.Layers {
 		if err := h.layer(ctx, i, n); err != nil {
 			return fmt.Errorf("layer %s: %w", l.Name, err)
 		}
 	}
-	if err := h.write(ctx, i.Config, manifest.Config, map[string]string{
+	if err := h.blob(ctx, i.Config, m.Config, map[string]string{
 		"containerd.io/gc.ref.snapshot." + h.snapshotter: i.Layers[len(i.Layers)-1].Chain.String(),
 	}); err != nil {
 		return err
 	}
-	text, err := json.Marshal(manifest)
+	text, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	refs := map[string]string{"containerd.io/gc.ref.content.config": manifest.Config.Digest.String()}
-	for n, l := range manifest.Layers {
+	refs := map[string]string{"containerd.io/gc.ref.content.config": m.Config.Digest.String()}
+	for n, l := range m.Layers {
 		refs[fmt.Sprintf("containerd.io/gc.ref.content.l.%d", n)] = l.Digest.String()
 	}
-	if err := h.write(ctx, text, target, refs); err != nil {
+	if err := h.blob(ctx, text, target, refs); err != nil {
 		return err
 	}
-	for _, name := range missing {
+	for _, name := range names {
 		if err := h.containerd.CreateImage(ctx, name, target); err != nil {
 			return err
 		}
 	}
-	one.Done = true
 	return nil
 }
 
@@ -312,9 +325,9 @@ func (h *handover) writeTar(ctx context.Context, l imageLayer, tar ocispec.Descr
 	return nil
 }
 
-// write writes a blob, and what it refers to.
-func (h *handover) write(ctx context.Context, blob []byte, desc ocispec.Descriptor, refs map[string]string) error {
-	err := content.WriteBlob(ctx, h.containerd, "handover-"+desc.Digest.String(), bytes.NewReader(blob), desc, content.WithLabels(refs))
+// blob writes a blob, and what it refers to.
+func (h *handover) blob(ctx context.Context, text []byte, desc ocispec.Descriptor, refs map[string]string) error {
+	err := content.WriteBlob(ctx, h.containerd, "handover-"+desc.Digest.String(), bytes.NewReader(text), desc, content.WithLabels(refs))
 	if err != nil {
 		return err
 	}
