@@ -156,6 +156,9 @@ func imageLayers(layerDB string, i dockerImage) ([]imageLayer, error) {
 	diffs := config.RootFS.DiffIDs
 	var layers []imageLayer
 	for n, diff := range diffs {
+		if err := diff.Validate(); err != nil || diff.Algorithm() != digest.SHA256 {
+			return nil, fmt.Errorf("its configuration has %q for a layer's digest: %w", diff, errdefs.ErrDataLoss)
+		}
 		chain := identity.ChainID(diffs[:n+1])
 		name, err := os.ReadFile(filepath.Join(layerDB, "sha256", chain.Encoded(), "cache-id"))
 		if err != nil {

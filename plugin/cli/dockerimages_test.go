@@ -84,3 +84,27 @@ func TestDockerImages(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Assert(t, errdefs.IsDataLoss(broken[dangling]), "%v", broken[dangling])
 }
+
+// FuzzDockerImages reads a configuration and names that anybody may have written.
+func FuzzDockerImages(f *testing.F) {
+	f.Add([]byte(`{"rootfs":{"diff_ids":["sha256:0000000000000000000000000000000000000000000000000000000000000000"]}}`), []byte(`{"Repositories":{"a":{"a:1":"sha256:0"}}}`))
+	f.Add([]byte(`{"rootfs":{"diff_ids":["sha256:../../x","sha512:","","x"]}}`), []byte(`{"Repositories":{"":{"":""}}}`))
+	f.Add([]byte(`{"rootfs":{"diff_ids":["x"]}}`), []byte(`{"Repositories":null}`))
+	f.Fuzz(func(t *testing.T, config, repositories []byte) {
+		d := dockerRoot{t, t.TempDir()}
+		id := digest.FromBytes(config)
+		d.layer("strata", "l")
+		d.write("strata/imagedb/content/sha256/"+id.Encoded(), config)
+		d.write("strata/repositories.json", repositories)
+		images, broken, err := dockerImages(d.dir)
+		if err != nil {
+			return // the names: nothing can be said then
+		}
+		assert.Equal(t, len(images)+len(broken), 1)
+		for _, i := range images {
+			for _, l := range i.Layers {
+				assert.Equal(t, l.Name, "l")
+			}
+		}
+	})
+}
