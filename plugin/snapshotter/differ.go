@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/klauspost/readahead"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -75,13 +76,24 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 		return a, err
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
-	tar, stop, err := uncompress(ctx, desc.MediaType, content.NewReader(blob), config)
+	ahead, err := readahead.NewReaderSize(content.NewReader(blob), readBuffers, readSize)
+	if err != nil {
+		return a, err
+	}
+	defer func() { err = errors.Join(err, ahead.Close()) }()
+	tar, stop, err := uncompress(ctx, desc.MediaType, ahead, config)
 	if err != nil {
 		return a, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	return l.Unpack(ctx, i.Name, tar)
 }
+
+// Every read of a blob is a request to containerd, so reads are large, and made ahead of time.
+const (
+	readBuffers = 4
+	readSize    = 1 << 20
+)
 
 // open opens a blob. containerd before 2.0 does not tell a proxy plugin the namespace that it works in; then any namespace
 // that has the blob will do, since its digest says what it is.

@@ -1,13 +1,17 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"gotest.tools/v3/assert"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"strata/test/e2e/engine"
 )
@@ -25,9 +29,9 @@ const kubernetesConfig = `[plugins."io.containerd.cri.v1.images"]
   snapshotter = "strata"
 `
 
-// TestKubernetes does what a kubelet does, by crictl: with Strata for all pods, and for those of a runtime class.
+// TestKubernetes makes the calls that a kubelet makes: with Strata for all pods, and for those of a runtime class.
 func TestKubernetes(t *testing.T) {
-	usr, clients := builtClients(t)
+	usr := builtUsr(t, engine.Docker29())
 	for _, tc := range []struct{ name, snapshotter, handler string }{
 		{"all", "strata", ""},
 		{"runtime-class", "overlayfs", "strata"},
@@ -37,47 +41,65 @@ func TestKubernetes(t *testing.T) {
 			h := newContainerdHost(t, containerdSetup{
 				usr: usr, backend: "overlay", fs: "ext4", new: true, differ: true, config: fmt.Sprintf(kubernetesConfig, tc.snapshotter),
 			})
-			crictl := func(args ...string) string {
-				t.Helper()
-				return h.run(t, append([]string{filepath.Join(clients, "crictl"), "--runtime-endpoint", "unix://" + containerdSocket}, args...)...)
-			}
 			pause := filepath.Join(t.TempDir(), "pause.tar")
 			assert.NilError(t, engine.WriteImageOf(pause, "pause:latest", []string{"sleep", "1000000"}, fixtures(t).busybox))
 			for _, file := range []string{pause, fixtures(t).archive("many")} {
 				h.ctr(t, "--namespace", "k8s.io", "images", "import", "--local", "--snapshotter", "strata", file)
 			}
-			assert.Assert(t, strings.Contains(crictl("images"), "docker.io/library/many"))
-			dir := t.TempDir()
-			write := func(name, text string) string {
-				path := filepath.Join(dir, name)
-				assert.NilError(t, os.WriteFile(path, []byte(text), 0o600))
-				return path
-			}
-			// Network 2 is the node's own: no CNI is needed.
-			sandbox := write("pod.json", fmt.Sprintf(`{"metadata": {"name": "pod", "namespace": "default", "uid": "u1", "attempt": 1},
-				"log_directory": "/run", "linux": {"cgroup_parent": %q, "security_context": {"namespace_options": {"network": 2}}}}`, h.Cgroup()))
-			container := write("container.json", `{"metadata": {"name": "c"}, "image": {"image": "docker.io/library/many:latest"},
-				"command": ["sh", "-c", "echo new >/new; sleep 1000000"], "log_path": "c.log", "linux": {}}`)
-			pod := crictl("runp", "--runtime", tc.handler, sandbox)
-			id := crictl("create", pod, container, sandbox)
-			crictl("start", id)
-			assert.Equal(t, crictl("exec", id, "sh", "-c", "find /many -type f | wc -l"), "5000")
-			assert.Assert(t, strings.Contains(h.run(t, append(h.cli(), "ls")...), id[:12]), "the container is not on Strata")
-			crictl("rm", "--force", id)
-			crictl("rmp", "--force", pod)
-			crictl("rmi", "--all")
+			testPod(t, h, tc.handler)
 			h.clear(t, "k8s.io")
 		})
 	}
 }
 
+func testPod(t *testing.T, h *containerdHost, handler string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
+	defer cancel()
+	conn, err := grpc.NewClient("unix://"+h.Path(containerdSocket), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	assert.NilError(t, err)
+	defer conn.Close()
+	kubelet := cri.NewRuntimeServiceClient(conn)
+	config := &cri.PodSandboxConfig{
+		Metadata:     &cri.PodSandboxMetadata{Name: "pod", Namespace: "default", Uid: "u1", Attempt: 1},
+		LogDirectory: "/run",
+		Linux: &cri.LinuxPodSandboxConfig{
+			CgroupParent: h.Cgroup(),
+			SecurityContext: &cri.LinuxSandboxSecurityContext{ // no CNI is needed on the node's network
+				NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
+			},
+		},
+	}
+	pod, err := kubelet.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	assert.NilError(t, err)
+	c, err := kubelet.CreateContainer(ctx, &cri.CreateContainerRequest{
+		PodSandboxId: pod.GetPodSandboxId(), SandboxConfig: config,
+		Config: &cri.ContainerConfig{
+			Metadata: &cri.ContainerMetadata{Name: "c"}, Image: &cri.ImageSpec{Image: "docker.io/library/many:latest"},
+			Command: []string{"sleep", "1000000"}, LogPath: "c.log", Linux: &cri.LinuxContainerConfig{},
+		},
+	})
+	assert.NilError(t, err)
+	id := c.GetContainerId()
+	_, err = kubelet.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id})
+	assert.NilError(t, err)
+	out, err := kubelet.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "echo new >/new; find /many /new -type f | wc -l"}})
+	assert.NilError(t, err)
+	assert.Equal(t, string(out.GetStdout()), "5001\n", "%s", out.GetStderr())
+	assert.Assert(t, strings.Contains(strings.Join(h.layers(t), " "), id), "the container is not on Strata")
+	_, err = kubelet.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: pod.GetPodSandboxId()})
+	assert.NilError(t, err)
+	_, err = kubelet.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: pod.GetPodSandboxId()})
+	assert.NilError(t, err)
+}
+
 // TestNerdctl does what people do with a docker for containerd, as docs/nerdctl.md has it.
 func TestNerdctl(t *testing.T) {
-	usr, clients := builtClients(t)
-	h := newContainerdHost(t, containerdSetup{usr: usr, backend: "overlay", fs: "ext4", new: true, differ: true})
+	program := filepath.Join(builtUsr(t, engine.Nerdctl()), "sbin", "nerdctl")
+	h := newContainerdHost(t, containerdSetup{usr: builtUsr(t, engine.Docker29()), backend: "overlay", fs: "ext4", new: true, differ: true})
 	nerdctl := func(args ...string) string {
 		t.Helper()
-		return h.run(t, append([]string{filepath.Join(clients, "nerdctl"), "--snapshotter", "strata", "--cgroup-manager", "cgroupfs"}, args...)...)
+		return h.run(t, append([]string{program, "--snapshotter", "strata", "--cgroup-manager", "cgroupfs"}, args...)...)
 	}
 	nerdctl("load", "--input", fixtures(t).archive("many"))
 	assert.Equal(t, nerdctl("run", "--rm", "--net", "none", "many", "sh", "-c", "find /many -type f | wc -l"), "5000")
@@ -95,14 +117,14 @@ func TestNerdctl(t *testing.T) {
 	h.clear(t, "default")
 }
 
-// builtClients returns what is to be laid over /usr, and where the clients are.
-func builtClients(t *testing.T) (usr, clients string) {
+// builtUsr returns where programs are that no Debian suite has, to be laid over /usr.
+func builtUsr(t *testing.T, p engine.Programs) string {
 	t.Helper()
 	f := fixtures(t)
-	needBuilt(t)
-	usr, err := engine.Docker29().Usr(t.Context(), f.cache)
+	if os.Getenv("STRATA_E2E_BUILT") == "" {
+		t.Skip("needs programs that take a quarter of an hour to build, once: set STRATA_E2E_BUILT=1, as scripts/test snapshotter does")
+	}
+	usr, err := p.Usr(t.Context(), f.cache)
 	assert.NilError(t, err)
-	clients, err = engine.Clients().Usr(t.Context(), f.cache)
-	assert.NilError(t, err)
-	return usr, filepath.Join(clients, "sbin")
+	return usr
 }

@@ -17,7 +17,7 @@ import (
 
 // TestDocker29 runs a Docker of version 29 on containerd 2, whose snapshotter and perhaps differ Strata is.
 func TestDocker29(t *testing.T) {
-	testDockers(t, engine.Docker29, map[string]containerdSetup{
+	testDockers(t, engine.Docker29(), map[string]containerdSetup{
 		"overlay":        {backend: "overlay", new: true},
 		"overlay-differ": {backend: "overlay", new: true, differ: true},
 		"btrfs-differ":   {backend: "btrfs", new: true, fs: "btrfs", differ: true},
@@ -27,7 +27,7 @@ func TestDocker29(t *testing.T) {
 
 // TestDocker27 runs Docker 27 in the mode that has become 29's, on Debian's containerd 1.6.
 func TestDocker27(t *testing.T) {
-	testDockers(t, engine.Docker27, map[string]containerdSetup{
+	testDockers(t, engine.Docker27(), map[string]containerdSetup{
 		"overlay": {backend: "overlay"},
 		"btrfs":   {backend: "btrfs", fs: "btrfs"},
 	})
@@ -35,14 +35,10 @@ func TestDocker27(t *testing.T) {
 
 // TestDocker29Managed: Docker 29 runs Strata as its plugin, and stores with it.
 func TestDocker29Managed(t *testing.T) {
-	f := fixtures(t)
-	needBuilt(t)
-	usr, err := engine.Docker29().Usr(t.Context(), f.cache)
-	assert.NilError(t, err)
-	h := newContainerdHost(t, containerdSetup{usr: usr, backend: "overlay", fs: "ext4", new: true, differ: true, managed: true})
+	h := newContainerdHost(t, containerdSetup{usr: builtUsr(t, engine.Docker29()), backend: "overlay", fs: "ext4", new: true, differ: true, managed: true})
 	d := &host{Machine: h.Machine}
 	h.startDockerOn(t, "overlayfs")
-	d.do(t, "plugin", "create", "strata", f.plugins[0])
+	d.do(t, "plugin", "create", "strata", fixtures(t).plugins[0])
 	d.do(t, "plugin", "set", "strata", "STRATA_SNAPSHOTTER_SOCKET="+snapshotterSocket)
 	d.do(t, "plugin", "enable", "strata")
 	assert.NilError(t, h.docker.Stop())
@@ -51,12 +47,9 @@ func TestDocker29Managed(t *testing.T) {
 	h.clear(t, "moby")
 }
 
-func testDockers(t *testing.T, programs func() engine.Programs, setups map[string]containerdSetup) {
+func testDockers(t *testing.T, programs engine.Programs, setups map[string]containerdSetup) {
 	t.Helper()
-	f := fixtures(t)
-	needBuilt(t)
-	usr, err := programs().Usr(t.Context(), f.cache)
-	assert.NilError(t, err)
+	usr := builtUsr(t, programs)
 	for name, s := range setups {
 		s.usr = usr
 		t.Run(name, func(t *testing.T) {
@@ -71,14 +64,6 @@ func testDockers(t *testing.T, programs func() engine.Programs, setups map[strin
 			testDockerKill(t, h)
 			h.clear(t, "default", "moby")
 		})
-	}
-}
-
-// needBuilt skips tests with programs that no Debian suite has.
-func needBuilt(t *testing.T) {
-	t.Helper()
-	if os.Getenv("STRATA_E2E_BUILT") == "" {
-		t.Skip("needs programs that take a quarter of an hour to build, once: set STRATA_E2E_BUILT=1, as scripts/test snapshotter does")
 	}
 }
 

@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,7 +22,7 @@ type Programs struct {
 type build struct {
 	cgo      bool
 	packages []string // PATH@VERSION
-	// module is one without a go.mod, MODULE@VERSION: what it needs is in its vendor.mod.
+	// module is MODULE@VERSION. Docker's has no go.mod: what it needs is in its vendor.mod.
 	module string
 }
 
@@ -41,11 +43,10 @@ func Docker29() Programs {
 	}}
 }
 
-// Clients are programs that speak to containerd: what Kubernetes' people have (crictl) and a docker for it (nerdctl).
-func Clients() Programs {
-	return Programs{"crictl-1.34.0+nerdctl-2.1.2", []build{
-		{packages: []string{"sigs.k8s.io/cri-tools/cmd/crictl@v1.34.0"}},
-		{packages: []string{"github.com/containerd/nerdctl/v2/cmd/nerdctl@v2.1.2"}},
+// Nerdctl is a docker for containerd.
+func Nerdctl() Programs {
+	return Programs{"nerdctl-2.1.2", []build{
+		{module: "github.com/containerd/nerdctl/v2@v2.1.2", packages: []string{"github.com/containerd/nerdctl/v2/cmd/nerdctl"}},
 	}}
 }
 
@@ -89,7 +90,7 @@ func goCommand(ctx context.Context, dir string, env []string, args ...string) (s
 	return Output(cmd)
 }
 
-// wrap makes dir a module that requires the other, and what is in its vendor.mod.
+// wrap makes dir a module that requires the other, and what is in its vendor.mod if there is one.
 func wrap(ctx context.Context, dir, module string) error {
 	out, err := goCommand(ctx, dir, os.Environ(), "mod", "download", "-json", module)
 	if err != nil {
@@ -99,11 +100,14 @@ func wrap(ctx context.Context, dir, module string) error {
 	if err := json.Unmarshal([]byte(out), &source); err != nil {
 		return fmt.Errorf("go mod download: %w", err)
 	}
+	path, version, _ := strings.Cut(module, "@")
 	text, err := os.ReadFile(filepath.Join(source.Dir, "vendor.mod"))
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = []byte("\nmodule "+path+"\n"), nil
+	}
 	if err != nil {
 		return err
 	}
-	path, version, _ := strings.Cut(module, "@")
 	wrapped := strings.Replace(string(text), "\nmodule "+path+"\n", "\nmodule wrapper\n", 1) + "\nrequire " + path + " " + version + "\n"
 	return os.WriteFile(filepath.Join(dir, "go.mod"), []byte(wrapped), 0o600)
 }
