@@ -29,6 +29,11 @@ const kubernetesConfig = `[plugins."io.containerd.cri.v1.images"]
   snapshotter = "strata"
 `
 
+// restricted is for machines on which root may not protect processes from the kernel's OOM killer.
+const restricted = `[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+`
+
 // TestKubernetes makes the calls that a kubelet makes: with Strata for all pods, and for those of a runtime class.
 func TestKubernetes(t *testing.T) {
 	usr := builtUsr(t, engine.Docker29())
@@ -39,7 +44,8 @@ func TestKubernetes(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			h := newContainerdHost(t, containerdSetup{
-				usr: usr, backend: "overlay", fs: "ext4", new: true, differ: true, config: fmt.Sprintf(kubernetesConfig, tc.snapshotter),
+				usr: usr, backend: "overlay", fs: "ext4", new: true, differ: true,
+				config: fmt.Sprintf(kubernetesConfig, tc.snapshotter) + restricted,
 			})
 			pause := filepath.Join(t.TempDir(), "pause.tar")
 			assert.NilError(t, engine.WriteImageOf(pause, "pause:latest", []string{"sleep", "1000000"}, fixtures(t).busybox))

@@ -24,6 +24,7 @@ type build struct {
 	packages []string // PATH@VERSION
 	// module is MODULE@VERSION. Docker's has no go.mod: what it needs is in its vendor.mod.
 	module string
+	tests  string // a module that only the other's tests need, and nobody serves
 }
 
 // Docker27 is a Docker engine of the last version that takes graph driver plugins. It runs on Debian's containerd.
@@ -46,7 +47,10 @@ func Docker29() Programs {
 // Nerdctl is a docker for containerd.
 func Nerdctl() Programs {
 	return Programs{"nerdctl-2.1.2", []build{
-		{module: "github.com/containerd/nerdctl/v2@v2.1.2", packages: []string{"github.com/containerd/nerdctl/v2/cmd/nerdctl"}},
+		{
+			module: "github.com/containerd/nerdctl/v2@v2.1.2", packages: []string{"github.com/containerd/nerdctl/v2/cmd/nerdctl"},
+			tests: "github.com/containerd/nerdctl/mod/tigron",
+		},
 	}}
 }
 
@@ -73,7 +77,7 @@ func (p Programs) install(ctx context.Context, dir string) error {
 		}
 		if b.module != "" {
 			env = append(env, "GOFLAGS=-mod=mod") // go.sum is not written yet
-			if err := wrap(ctx, dir, b.module); err != nil {
+			if err := wrap(ctx, dir, b); err != nil {
 				return err
 			}
 		}
@@ -91,8 +95,8 @@ func goCommand(ctx context.Context, dir string, env []string, args ...string) (s
 }
 
 // wrap makes dir a module that requires the other, and what is in its vendor.mod if there is one.
-func wrap(ctx context.Context, dir, module string) error {
-	out, err := goCommand(ctx, dir, os.Environ(), "mod", "download", "-json", module)
+func wrap(ctx context.Context, dir string, b build) error {
+	out, err := goCommand(ctx, dir, os.Environ(), "mod", "download", "-json", b.module)
 	if err != nil {
 		return err
 	}
@@ -100,7 +104,7 @@ func wrap(ctx context.Context, dir, module string) error {
 	if err := json.Unmarshal([]byte(out), &source); err != nil {
 		return fmt.Errorf("go mod download: %w", err)
 	}
-	path, version, _ := strings.Cut(module, "@")
+	path, version, _ := strings.Cut(b.module, "@")
 	text, err := os.ReadFile(filepath.Join(source.Dir, "vendor.mod"))
 	if errors.Is(err, fs.ErrNotExist) {
 		text, err = []byte("\nmodule "+path+"\n"), nil
@@ -109,5 +113,12 @@ func wrap(ctx context.Context, dir, module string) error {
 		return err
 	}
 	wrapped := strings.Replace(string(text), "\nmodule "+path+"\n", "\nmodule wrapper\n", 1) + "\nrequire " + path + " " + version + "\n"
+	if b.tests != "" {
+		empty := filepath.Join(dir, "empty")
+		wrapped += "replace " + b.tests + " => ./empty\n"
+		if err := errors.Join(os.Mkdir(empty, 0o755), os.WriteFile(filepath.Join(empty, "go.mod"), []byte("module "+b.tests+"\n"), 0o600)); err != nil {
+			return err
+		}
+	}
 	return os.WriteFile(filepath.Join(dir, "go.mod"), []byte(wrapped), 0o600)
 }
