@@ -145,6 +145,7 @@ func testDockerKill(t *testing.T, h *containerdHost) {
 			}
 		}
 		_ = cmd.Wait() // it was cut off, or not
+		awaitServices(t, d)
 		d.do(t, "load", "--input", f.archive("many"))
 		got := d.tree(t, "many")
 		assert.Assert(t, cmp.Diff(want, got) == "", "%s", cmp.Diff(want, got))
@@ -156,6 +157,20 @@ func testDockerKill(t *testing.T, h *containerdHost) {
 	d.pruneDocker(t)
 	assert.NilError(t, h.docker.Stop())
 	h.docker = nil
+}
+
+// awaitServices waits until dockerd has found containerd again, and that Strata, for which they take their time.
+func awaitServices(t *testing.T, d *host) {
+	t.Helper()
+	const patience = time.Minute
+	for begin := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+		id, err := d.try(t, "create", "--network=none", "busybox", "true")
+		if err == nil {
+			d.do(t, "rm", id)
+			return
+		}
+		assert.Assert(t, strings.Contains(err.Error(), "Unavailable") && time.Since(begin) < patience, "%v", err)
+	}
 }
 
 func (h *containerdHost) service(name string) *engine.Service {
