@@ -148,6 +148,10 @@ const (
 	FindingNotice          FindingKind = "notice" // nothing is wrong, but worth knowing
 )
 
+// Harmless tells that nothing is lost or wrong: a notice, or a layer that somebody did not finish, who was told so. The
+// latter goes when its client removes it, or when the store is next opened.
+func (k FindingKind) Harmless() bool { return k == FindingNotice || k == FindingUnfinished }
+
 // GCOptions say what GC compares the store with.
 type GCOptions struct {
 	// Known are the names that the client still has, nil if that is not known: then only what the

@@ -54,7 +54,7 @@ func findings(w io.Writer, found []store.Finding) {
 
 func unrepaired(found []store.Finding) error {
 	for _, f := range found {
-		if f.Repaired == "" && f.Kind != store.FindingNotice {
+		if f.Repaired == "" && !f.Kind.Harmless() {
 			return errFindings
 		}
 	}

@@ -153,6 +153,7 @@ func testDockerKill(t *testing.T, h *containerdHost) {
 		h.check(t)
 		d.do(t, "rmi", "many")
 	}
+	d.do(t, "container", "prune", "--force") // what a build ran in when dockerd was killed
 	d.do(t, "rmi", "busybox")
 	d.pruneDocker(t)
 	assert.NilError(t, h.docker.Stop())
