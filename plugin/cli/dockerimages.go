@@ -99,7 +99,9 @@ func imagesBeside(layerDB string, broken map[digest.Digest]error) ([]dockerImage
 
 // imageNames reads repositories.json: the tags of each image, sorted.
 func imageNames(file string) (map[digest.Digest][]string, error) {
-	var store struct{ Repositories map[string]map[string]digest.Digest }
+	var store struct {
+		Repositories map[string]map[string]digest.Digest
+	}
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // there are no names

@@ -153,7 +153,7 @@ func (r *runtime) stop() (err error) {
 // images are those that are unpacked, by what they are called in the table.
 func (w *workloads) images() map[string][]*engine.Layer {
 	return map[string][]*engine.Layer{
-		"Debian root": {w.Deb}, "many small files": {w.Many}, "one big file": {w.Big}, "60 layers": w.Deep,
+		"Debian root": {w.Deb}, "many small files": {w.Busybox, w.Many}, "one big file": {w.Busybox, w.Big}, "60 layers": w.Deep,
 	}
 }
 
@@ -230,7 +230,7 @@ func (r *runtime) unpack(ctx context.Context, layers []*engine.Layer) (chain []s
 		diffs = append(diffs, desc.Digest)
 		name := identity.ChainID(diffs).String()
 		key := "extract " + name
-		mounts, err := r.snapshots.Prepare(ctx, key, parent)
+		mounts, err := r.snapshots.Prepare(ctx, key, parent, root())
 		if err != nil {
 			return nil, err
 		}
@@ -251,14 +251,14 @@ func root() snapshots.Opt {
 	return snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().Format(time.RFC3339)})
 }
 
-// remove removes snapshots, the last first. What is deleted behind that is over when Cleanup returns.
+// remove removes snapshots, the last first. containerd deletes what they hold later.
 func (r *runtime) remove(ctx context.Context, chain []string) error {
 	for i := len(chain) - 1; i >= 0; i-- {
 		if err := r.snapshots.Remove(ctx, chain[i]); err != nil {
 			return err
 		}
 	}
-	return r.snapshots.(snapshots.Cleaner).Cleanup(ctx)
+	return nil
 }
 
 func (r *runtime) prepareAndCommit(ctx context.Context) error {
