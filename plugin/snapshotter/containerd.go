@@ -2,7 +2,9 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,6 +25,7 @@ import (
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
+	"github.com/klauspost/readahead"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
@@ -68,33 +71,32 @@ func (c *Containerd) blobDir() string {
 	return ""
 }
 
-// ReaderAt opens a blob of the context's namespace: the file that it is if we can see that, or else over the connection, where every
-// piece is copied three times. A blob never changes once it is there.
-func (c *Containerd) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
-	info, err := c.Info(ctx, desc.Digest)
+// Open opens a blob: the file that it is, if we can see that. Else it is read over the connection, where every piece is a request
+// and copied three times: in large pieces, ahead of time, and of the context's namespace. A blob never changes once it is there.
+func (c *Containerd) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	const buffers, size = 4, 1 << 20
+	if dir := c.blobs(); dir != "" && desc.Digest.Validate() == nil {
+		f, err := os.Open(filepath.Join(dir, desc.Digest.Algorithm().String(), desc.Digest.Encoded()))
+		if err == nil {
+			return f, nil
+		}
+	}
+	blob, err := c.ReaderAt(ctx, desc)
 	if err != nil {
 		return nil, err
 	}
-	if dir := c.blobs(); dir != "" {
-		f, err := os.Open(filepath.Join(dir, info.Digest.Algorithm().String(), info.Digest.Encoded()))
-		if err == nil {
-			if st, err := f.Stat(); err == nil && st.Size() == info.Size {
-				return blobFile{f, info.Size}, nil
-			}
-			_ = f.Close() // it was only looked at
-		}
+	ahead, err := readahead.NewReadCloserSize(blobReader{content.NewReader(blob), blob}, buffers, size)
+	if err != nil {
+		return nil, errors.Join(err, blob.Close())
 	}
-	return c.Store.ReaderAt(ctx, desc)
+	return ahead, nil
 }
 
-// blobFile is a blob in containerd's directory.
-type blobFile struct {
-	*os.File
-	size int64
+// blobReader reads a blob from its beginning.
+type blobReader struct {
+	io.Reader
+	io.Closer
 }
-
-// Size returns how long the blob is, bytes.
-func (f blobFile) Size() int64 { return f.size }
 
 // Namespaces lists containerd's namespaces.
 func (c *Containerd) Namespaces(ctx context.Context) ([]string, error) {

@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/readahead"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -36,6 +35,8 @@ type Differ struct {
 // Content is containerd's content store, whose blobs belong to namespaces.
 type Content interface {
 	content.Store
+	// Open opens a blob to be read once.
+	Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
 	// Namespaces lists them.
 	Namespaces(ctx context.Context) ([]string, error)
 	// Lease returns a context in which what is written is kept for a while, whether somebody refers to it or not.
@@ -76,12 +77,7 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 		return a, err
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
-	ahead, err := readahead.NewReaderSize(content.NewReader(blob), readBuffers, readSize)
-	if err != nil {
-		return a, err
-	}
-	defer func() { err = errors.Join(err, ahead.Close()) }()
-	tar, stop, err := uncompress(ctx, desc.MediaType, ahead, config)
+	tar, stop, err := uncompress(ctx, desc.MediaType, blob, config)
 	if err != nil {
 		return a, err
 	}
@@ -89,24 +85,18 @@ func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 	return l.Unpack(ctx, i.Name, tar)
 }
 
-// Every read of a blob is a request to containerd, so reads are large, and made ahead of time.
-const (
-	readBuffers = 4
-	readSize    = 1 << 20
-)
-
 // open opens a blob. containerd before 2.0 does not tell a proxy plugin the namespace that it works in; then any namespace
 // that has the blob will do, since its digest says what it is.
-func (d *Differ) open(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+func (d *Differ) open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	if _, ok := namespaces.Namespace(ctx); ok {
-		return d.content.ReaderAt(ctx, desc)
+		return d.content.Open(ctx, desc)
 	}
 	list, err := d.content.Namespaces(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, ns := range list {
-		r, err := d.content.ReaderAt(namespaces.WithNamespace(ctx, ns), desc)
+		r, err := d.content.Open(namespaces.WithNamespace(ctx, ns), desc)
 		if !errdefs.IsNotFound(err) {
 			return r, err
 		}

@@ -204,6 +204,14 @@ func newBlobs(t *testing.T) blobs {
 	return blobs{s, t}
 }
 
+func (b blobs) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	r, err := b.ReaderAt(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	return blobReader{content.NewReader(r), r}, nil
+}
+
 // Namespaces says that there is one.
 func (b blobs) Namespaces(context.Context) ([]string, error) { return []string{"first"}, nil }
 

@@ -65,7 +65,7 @@ func parse(args []string) (options, error) {
 	set.BoolVar(&o.quick, "quick", false, "a tenth of the data and two rounds, to see that it works")
 	only := set.String("only", "", "comma-separated `contenders`, without dockerd's own driver, which always runs")
 	level := set.String("level", "", "what is measured: comma-separated docker, driver, scale, snapshotter")
-	parts := set.String("parts", "", "comma-separated `workloads` at the level docker: debian, many, big, deep, copies, runs, small")
+	parts := set.String("parts", "", "comma-separated `workloads` at the levels docker and snapshotter: debian, many, big, deep, copies, runs, small")
 	if err := set.Parse(args); err != nil {
 		return o, err
 	}

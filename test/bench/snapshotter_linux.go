@@ -74,7 +74,7 @@ func benchSnapshotter(ctx context.Context, o options, w *workloads, t *table) (e
 		if err := r.start(ctx, o, usr, k.sync); err != nil {
 			return fmt.Errorf("start %s: %w", k.name, err)
 		}
-		if err := r.load(ctx, w); err != nil {
+		if err := r.load(ctx, o, w); err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
 	}
@@ -150,21 +150,38 @@ func (r *runtime) stop() (err error) {
 	return err
 }
 
-// images are those that are unpacked, by what they are called in the table.
-func (w *workloads) images() map[string][]*engine.Layer {
-	return map[string][]*engine.Layer{
-		"Debian root": {w.Deb}, "many small files": {w.Busybox, w.Many}, "one big file": {w.Busybox, w.Big}, "60 layers": w.Deep,
+// unpacked is an image, by what it is called in the table.
+type unpacked struct {
+	name   string
+	layers []*engine.Layer
+}
+
+// images are those of the parts that are measured.
+func (w *workloads) images(o options) (list []unpacked) {
+	for _, i := range []struct {
+		part string
+		unpacked
+	}{
+		{"debian", unpacked{"Debian root", []*engine.Layer{w.Deb}}},
+		{"many", unpacked{"many small files", []*engine.Layer{w.Busybox, w.Many}}},
+		{"big", unpacked{"one big file", []*engine.Layer{w.Busybox, w.Big}}},
+		{"deep", unpacked{"60 layers", w.Deep}},
+	} {
+		if has(o.parts, i.part) {
+			list = append(list, i.unpacked)
+		}
 	}
+	return list
 }
 
 // load puts the layers into containerd's content store, and the image that is run.
-func (r *runtime) load(ctx context.Context, w *workloads) error {
+func (r *runtime) load(ctx context.Context, o options, w *workloads) error {
 	if _, err := engine.Output(r.m.Command(ctx, "ctr", "images", "import", "--snapshotter", r.snapshotter, "--local", w.archive("busybox"))); err != nil {
 		return err
 	}
 	ctx = namespaces.WithNamespace(ctx, "bench")
-	for _, layers := range w.images() {
-		for _, l := range layers {
+	for _, i := range w.images(o) {
+		for _, l := range i.layers {
 			if err := r.blob(ctx, l); err != nil {
 				return err
 			}
@@ -190,15 +207,15 @@ func descriptor(l *engine.Layer) ocispec.Descriptor {
 
 func (r *runtime) measure(ctx context.Context, o options, w *workloads, t *table) error {
 	bench := namespaces.WithNamespace(ctx, "bench")
-	for name, layers := range w.images() {
+	for _, i := range w.images(o) {
 		var chain []string
-		if err := timeAs(t, "unpack, "+name, r.name, func() (err error) {
-			chain, err = r.unpack(bench, layers)
+		if err := timeAs(t, "unpack, "+i.name, r.name, func() (err error) {
+			chain, err = r.unpack(bench, i.layers)
 			return err
 		}); err != nil {
 			return err
 		}
-		if err := timeAs(t, "remove, "+name, r.name, func() error { return r.remove(bench, chain) }); err != nil {
+		if err := timeAs(t, "remove, "+i.name, r.name, func() error { return r.remove(bench, chain) }); err != nil {
 			return err
 		}
 	}

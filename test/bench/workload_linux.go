@@ -57,14 +57,14 @@ func openWorkloads(ctx context.Context, dir string, o options) (*workloads, erro
 	return w, os.WriteFile(path, b, 0o600)
 }
 
-// needs tells whether one of these parts is measured, or a level that wants all.
+// needs tells whether one of these parts is measured, or the level driver.
 func (o options) needs(parts ...string) bool {
 	for _, p := range parts {
-		if has(o.level, "docker") && has(o.parts, p) {
+		if (has(o.level, "docker") || has(o.level, "snapshotter")) && has(o.parts, p) {
 			return true
 		}
 	}
-	return has(o.level, "driver") || has(o.level, "snapshotter")
+	return has(o.level, "driver")
 }
 
 func (w *workloads) fill(ctx context.Context, o options) (err error) {
