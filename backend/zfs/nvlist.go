@@ -38,7 +38,8 @@ func appendList(b []byte, list []pair) []byte {
 
 // appendPair appends how long the pair is here and in the kernel's memory, its name, type, number of values, and the value.
 func appendPair(b []byte, p pair) []byte {
-	kind, count, size := uint32(0), uint32(1), 0
+	var kind uint32
+	count, size := uint32(1), 0
 	var value []byte
 	switch v := p.value.(type) {
 	case nil:

@@ -81,7 +81,7 @@ func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error)
 	}
 	var found []backend.Oddity
 	for _, r := range rows {
-		o, err := z.judge(ctx, r, layers, repair)
+		o, err := z.judge(r, layers, repair)
 		if err != nil {
 			return found, fmt.Errorf("survey %s: %w", z.parent, err)
 		}
@@ -97,7 +97,7 @@ func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error)
 }
 
 // judge tells what is odd about one row, nil if nothing is.
-func (z *zfs) judge(ctx context.Context, r row, layers map[string]bool, repair bool) (*backend.Oddity, error) {
+func (z *zfs) judge(r row, layers map[string]bool, repair bool) (*backend.Oddity, error) {
 	dataset, name, isSnapshot := strings.Cut(r.name, "@")
 	owner := dataset
 	if !isSnapshot {

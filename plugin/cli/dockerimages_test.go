@@ -14,6 +14,9 @@ import (
 	"gotest.tools/v3/assert"
 )
 
+// pluginDriver is what Docker calls a storage plugin.
+const pluginDriver = "localhost:5000/strata:latest"
+
 // dockerRoot is a Docker data root, made by hand.
 type dockerRoot struct {
 	t   *testing.T
@@ -35,12 +38,12 @@ func (d dockerRoot) layer(driver, name string, below ...digest.Digest) digest.Di
 	return diff
 }
 
-func (d dockerRoot) image(driver, author string, diffs ...digest.Digest) digest.Digest {
+func (d dockerRoot) image(author string, diffs ...digest.Digest) digest.Digest {
 	d.t.Helper()
 	text, err := json.Marshal(ocispec.Image{Author: author, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: diffs}})
 	assert.NilError(d.t, err)
 	id := digest.FromBytes(text)
-	d.write(driver+"/imagedb/content/sha256/"+id.Encoded(), text)
+	d.write(pluginDriver+"/imagedb/content/sha256/"+id.Encoded(), text)
 	return id
 }
 
@@ -52,14 +55,14 @@ func TestDockerImages(t *testing.T) {
 	_, _, err = dockerImages(d.dir)
 	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
 
-	const driver = "localhost:5000/strata:latest"
+	const driver = pluginDriver
 	lower := d.layer(driver, "lower")
 	upper := d.layer(driver, "upper", lower)
-	tagged := d.image(driver, "tagged", lower, upper)
-	dangling := d.image(driver, "dangling", lower)
-	parent := d.image(driver, "parent", lower)
+	tagged := d.image("tagged", lower, upper)
+	dangling := d.image("dangling", lower)
+	parent := d.image("parent", lower)
 	d.write(fmt.Sprintf("%s/imagedb/metadata/sha256/%s/parent", driver, tagged.Encoded()), []byte(parent))
-	gone := d.image(driver, "its layer is gone", upper)
+	gone := d.image("its layer is gone", upper)
 	d.write(driver+"/repositories.json", fmt.Appendf(nil,
 		`{"Repositories":{"b":{"b:2":%q,"b:1":%q,"b@%s":%q},"r.example:5000/c":{"r.example:5000/c:latest":%q}}}`,
 		tagged, tagged, tagged, tagged, tagged))

@@ -95,7 +95,7 @@ func TestHandOverErrors(t *testing.T) {
 	r := newRig(t, Options{})
 	r.docker("lower", "")
 	r.docker("upper", "lower")
-	r.commit("base", "")
+	r.commit("base")
 	assert.NilError(t, r.store.Create(t.Context(), "mapped", "", store.CreateOptions{IDMap: &backend.IDMap{
 		UIDs: []backend.IDRange{{Host: 100000, Size: 65536}}, GIDs: []backend.IDRange{{Host: 100000, Size: 65536}},
 	}}))

@@ -55,9 +55,9 @@ func newRig(t *testing.T, o Options) *rig {
 }
 
 // commit makes a committed snapshot that holds a file of its own name.
-func (r *rig) commit(name, parent string) {
+func (r *rig) commit(name string) {
 	r.t.Helper()
-	mounts, err := r.Prepare(r.t.Context(), "draft of "+name, parent)
+	mounts, err := r.Prepare(r.t.Context(), "draft of "+name, "")
 	assert.NilError(r.t, err)
 	assert.NilError(r.t, os.WriteFile(filepath.Join(mounts[0].Source, name), nil, 0o600))
 	assert.NilError(r.t, r.Commit(r.t.Context(), name, "draft of "+name))
@@ -76,7 +76,7 @@ func (r *rig) walk(filters ...string) (names []string) {
 func TestDockersLayersAreNotSnapshots(t *testing.T) {
 	r := newRig(t, Options{})
 	assert.NilError(t, r.store.Create(t.Context(), "docker", "", store.CreateOptions{}))
-	r.commit("a", "")
+	r.commit("a")
 	assert.DeepEqual(t, r.walk(), []string{"a"})
 	for what, err := range map[string]error{
 		"stat":    second(r.Stat(t.Context(), "docker")),
@@ -96,7 +96,7 @@ func second[T any](_ T, err error) error { return err }
 
 func TestErrors(t *testing.T) {
 	r := newRig(t, Options{})
-	r.commit("base", "")
+	r.commit("base")
 	_, err := r.Prepare(t.Context(), "active", "base")
 	assert.NilError(t, err)
 	_, err = r.View(t.Context(), "view", "base")
@@ -307,7 +307,7 @@ func TestDiffer(t *testing.T) {
 func TestCompare(t *testing.T) {
 	r, b := newRig(t, Options{}), newBlobs(t)
 	d := NewDiffer(r.Snapshotter, b)
-	r.commit("base", "")
+	r.commit("base")
 	upper, err := r.Prepare(t.Context(), "active", "base")
 	assert.NilError(t, err)
 	assert.NilError(t, os.WriteFile(filepath.Join(upper[0].Source, "new"), []byte("new"), 0o600))

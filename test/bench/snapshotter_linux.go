@@ -132,7 +132,10 @@ func (r *runtime) start(ctx context.Context, o options, usr, sync string) (err e
 		return err
 	}
 	r.snapshots = snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(r.conn), r.snapshotter)
-	r.applier = diffproxy.NewDiffApplier(diffapi.NewDiffClient(r.conn)).(diff.Applier)
+	var ok bool
+	if r.applier, ok = diffproxy.NewDiffApplier(diffapi.NewDiffClient(r.conn)).(diff.Applier); !ok {
+		return errors.New("containerd's client for differs applies nothing")
+	}
 	r.content = contentproxy.NewContentStore(r.conn)
 	return nil
 }
