@@ -22,7 +22,10 @@ func BenchmarkOverlay(b *testing.B) {
 		step string
 		do   func(context.Context, snapshots.Snapshotter) error
 	}{
-		{"prepare", func(ctx context.Context, s snapshots.Snapshotter) error { _, err := s.Prepare(ctx, "a", ""); return err }},
+		{"prepare", func(ctx context.Context, s snapshots.Snapshotter) error {
+			_, err := s.Prepare(ctx, "a", "")
+			return err
+		}},
 		{"commit", func(ctx context.Context, s snapshots.Snapshotter) error { return s.Commit(ctx, "c", "a") }},
 		{"remove", func(ctx context.Context, s snapshots.Snapshotter) error { return s.Remove(ctx, "c") }},
 	}
