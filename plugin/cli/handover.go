@@ -49,7 +49,7 @@ What is missing afterwards is the layers' tars, which containerd keeps for docke
 			if err != nil {
 				return err
 			}
-			c, err := snapshotter.DialContainerd(socket)
+			c, err := snapshotter.DialContainerd(socket, nil)
 			if err != nil {
 				return err
 			}

@@ -40,8 +40,9 @@ type Containerd struct {
 	blobs func() string
 }
 
-// DialContainerd prepares a connection to the containerd on a unix socket. It does not wait for it.
-func DialContainerd(socket string) (*Containerd, error) {
+// DialContainerd prepares a connection to the containerd on a unix socket. It does not wait for it. here turns one of containerd's paths
+// into one of ours; nil leaves it as it is.
+func DialContainerd(socket string, here func(path string) (string, error)) (*Containerd, error) {
 	conn, err := grpc.NewClient("unix://"+socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(
@@ -50,25 +51,29 @@ func DialContainerd(socket string) (*Containerd, error) {
 		return nil, fmt.Errorf("connect to containerd on %s: %w", socket, err)
 	}
 	c := &Containerd{Store: proxy.NewContentStore(conn), conn: conn}
-	c.blobs = sync.OnceValue(c.blobDir)
+	c.blobs = sync.OnceValue(func() string { return c.blobDir(here) })
 	return c, nil
 }
 
 // blobDir asks containerd where it keeps blobs (plugins/content/local).
-func (c *Containerd) blobDir() string {
+func (c *Containerd) blobDir(here func(path string) (string, error)) string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	root := ""
 	resp, err := introspectionapi.NewIntrospectionClient(c.conn).Plugins(ctx, &introspectionapi.PluginsRequest{Filters: []string{"id==content"}})
-	if err != nil {
-		log.G(ctx).WithError(err).Info("containerd does not say where its blobs are, so they are read over its socket, which is slower")
-		return ""
-	}
 	for _, p := range resp.GetPlugins() {
-		if root := p.GetExports()["root"]; root != "" {
-			return filepath.Join(root, "blobs")
+		if dir := p.GetExports()["root"]; dir != "" {
+			root = filepath.Join(dir, "blobs")
 		}
 	}
-	return ""
+	if err == nil && root != "" && here != nil {
+		root, err = here(root)
+	}
+	if err != nil || root == "" {
+		log.G(ctx).WithError(err).Info("containerd's blobs cannot be seen, so they are read over its socket, which is slower")
+		return ""
+	}
+	return root
 }
 
 // Open opens a blob: the file that it is, if we can see that. Else it is read over the connection, where every piece is a request

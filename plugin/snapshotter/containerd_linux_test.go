@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
@@ -69,10 +70,10 @@ func TestOpenBlob(t *testing.T) {
 			if tc.elsewhere {
 				dir = t.TempDir()
 			}
-			introspectionapi.RegisterIntrospectionServer(g, introspection{dir: dir})
+			introspectionapi.RegisterIntrospectionServer(g, introspection{dir: "/host" + dir})
 			go func() { _ = g.Serve(l) }()
 			t.Cleanup(g.Stop)
-			c, err := DialContainerd(socket)
+			c, err := DialContainerd(socket, func(path string) (string, error) { return strings.TrimPrefix(path, "/host"), nil })
 			assert.NilError(t, err)
 			t.Cleanup(func() { assert.Check(t, c.Close()) })
 

@@ -125,7 +125,7 @@ func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Socket
 	if err != nil {
 		return nil, err
 	}
-	blobs, err := snapshotter.DialContainerd(containerd)
+	blobs, err := snapshotter.DialContainerd(containerd, d.place.here)
 	if err != nil {
 		return nil, err
 	}
