@@ -23,7 +23,7 @@ const ledgerPatience = 3 * time.Second
 // Main runs a package's tests in a private temporary directory and returns the exit code for
 // TestMain: that of the tests, or 1 if they left a descriptor, or a mount or loop device in that
 // directory.
-func Main(m *testing.M) int {
+func Main(m interface{ Run() int }) int {
 	code, err := runPrivate(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL:", err)
@@ -32,7 +32,7 @@ func Main(m *testing.M) int {
 	return code
 }
 
-func runPrivate(m *testing.M) (code int, err error) {
+func runPrivate(m interface{ Run() int }) (code int, err error) {
 	dir, err := os.MkdirTemp("", "strata-test")
 	if err != nil {
 		return 0, err

@@ -136,12 +136,12 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 		return a, err
 	}
 	a = Applied{Size: res.Size, Bytes: res.Bytes, Digest: res.Digest, Exact: exact}
-	if whole {
-		err = s.sealLocked(ctx, l, func(r *record) { r.State, r.Applied = StateReady, &a })
-	} else {
+	if !whole { // Commit will make the record durable
 		err = s.rewrite(l, func(r *record) { r.State = StateReady })
 		l.settled = err == nil && s.durable()
+		return a, err
 	}
+	err = s.sealLocked(ctx, l, func(r *record) { r.State, r.Applied = StateReady, &a })
 	return a, errors.Join(err, s.syncRecords())
 }
 
