@@ -161,10 +161,11 @@ func (h *containerdHost) load(t *testing.T, name string) {
 	h.ctr(t, "images", "import", "--snapshotter", "strata", fixtures(t).archive(name))
 }
 
-// container runs a command in a container of an image that is removed afterwards.
+// container runs a command in a container of an image that is removed afterwards. ctr may throw away what a process wrote just before
+// its end (containerd client/task.go: Delete cancels the copying), so it ends later.
 func (h *containerdHost) container(t *testing.T, image, name, script string) string {
 	t.Helper()
-	return h.ctr(t, "run", "--snapshotter", "strata", "--rm", "--cgroup", h.Cgroup()+"/"+name, image, name, "sh", "-c", script)
+	return h.ctr(t, "run", "--snapshotter", "strata", "--rm", "--cgroup", h.Cgroup()+"/"+name, image, name, "sh", "-c", "{ "+script+"; } && sleep 1")
 }
 
 // tree returns what an image holds.
