@@ -125,7 +125,7 @@ func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Socket
 	if err != nil {
 		return nil, err
 	}
-	blobs, err := snapshotter.DialContainerd(containerd, d.place.here)
+	blobs, err := snapshotter.DialContainerd(containerd, d.place.here) //nolint:contextcheck // what it asks once is for all requests
 	if err != nil {
 		return nil, err
 	}
