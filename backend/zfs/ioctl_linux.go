@@ -18,8 +18,8 @@ import (
 // Requests to /dev/zfs. For two of them zfs(8) has no command: the objects that changed between two snapshots,
 // and the path of an object. `zfs diff` is made of the first and of a relative of the second, but leaves out
 // without a word what it finds no path for. The others are what layers are made of every time, and zfs(8) takes
-// long for them: to make a clone it first asks the kernel for the names of all other clones, so that the thousandth child of a
-// layer would take a hundred times as long as the tenth.
+// long for them: to make a clone it first asks the kernel for the names of all other clones, so that it takes the longer the more
+// children a layer has.
 //
 // Numbers and offsets are those of include/sys/fs/zfs.h (zfs_ioc) and include/sys/zfs_ioctl.h (zfs_cmd_t)
 // of OpenZFS, where they are the same from 0.8 to 2.4; the fields that have moved lie behind these.
