@@ -122,6 +122,11 @@ func crashScript() []operation {
 
 // snapshotScript has what a snapshotter does.
 func snapshotScript(write func(string, ...Step) operation, remove func(string) operation) []operation {
+	draft := func(name, parent string) operation {
+		return operation{name, opChange, anyContent, func(ctx context.Context, s *store.Store) error {
+			return s.Create(ctx, name, parent, store.CreateOptions{Detached: parent == "", Draft: true})
+		}}
+	}
 	detached := func(name string) operation {
 		return operation{name, opChange, anyContent, func(ctx context.Context, s *store.Store) error {
 			return s.Create(ctx, name, "", store.CreateOptions{Detached: true})
@@ -148,9 +153,11 @@ func snapshotScript(write func(string, ...Step) operation, remove func(string) o
 		}}
 	}
 	return []operation{
-		detached("active1"), unpack("active1", 5), commit("active1", "committed1", ""),
-		detached("active2"), unpack("active2", 6), commit("active2", "committed2", "committed1"),
+		draft("active1", ""), unpack("active1", 5), commit("active1", "committed1", ""),
+		draft("active2", ""), unpack("active2", 6), commit("active2", "committed2", "committed1"),
 		detached("active3"), write("active3", CreateFile("f", Noise(7, 70000), 0o644)), commit("active3", "committed3", ""),
+		draft("active4", "committed1"), write("active4", CreateFile("f", Noise(8, 70000), 0o644)), commit("active4", "committed4", ""),
+		draft("active5", "committed1"), link("view3", "active5"),
 		link("view1", "committed2"), link("view2", "committed2"), remove("view1"),
 		{"committed2", opAlter, "", func(ctx context.Context, s *store.Store) error {
 			return s.SetLabels(ctx, "committed2", map[string]string{"l": "1"})

@@ -2,6 +2,7 @@ package backendtest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -21,7 +22,7 @@ const (
 	hostSize  = 6 << 30
 	innerSize = 1 << 30
 	cuts      = 5 // copies of the disk taken in one run
-	loaders   = 2 // chains of layers written at the same time
+	loaders   = 3 // chains of layers written at the same time, the last of them as a snapshotter does
 )
 
 // PowerCut fills layers one after the other with SyncLayer, copies the disk below at random
@@ -118,20 +119,21 @@ func (l *powerLoad) fill(t *testing.T, s *store.Store, chain int, stop <-chan st
 		}
 		name := fmt.Sprintf("chain%d-%d", chain, i)
 		text := powerArchive(uint64(chain*1000 + i))
-		if err := s.Create(t.Context(), name, parent, store.CreateOptions{}); err != nil {
+		fill := applied
+		if chain == loaders-1 {
+			fill = committed
+		}
+		sum, err := fill(t, s, name, parent, text)
+		if err != nil {
 			return err
 		}
-		if _, err := s.Apply(t.Context(), name, bytes.NewReader(text)); err != nil {
-			return err
-		}
-		if err := l.acknowledge(name, parent, digest(text)); err != nil {
+		if err := l.acknowledge(name, parent, sum); err != nil {
 			return err
 		}
 		empty := name + "-empty"
 		if err := s.Create(t.Context(), empty, name, store.CreateOptions{}); err != nil {
 			return err
 		}
-		var err error
 		if i%2 == 0 {
 			err = l.acknowledge(empty, name, "")
 		} else {
@@ -144,6 +146,34 @@ func (l *powerLoad) fill(t *testing.T, s *store.Store, chain int, stop <-chan st
 			parent = ""
 		}
 	}
+}
+
+// applied makes a layer and fills it, as Docker does, and returns the digest of its diff.
+func applied(t *testing.T, s *store.Store, name, parent string, text []byte) (string, error) {
+	t.Helper()
+	if err := s.Create(t.Context(), name, parent, store.CreateOptions{}); err != nil {
+		return "", err
+	}
+	_, err := s.Apply(t.Context(), name, bytes.NewReader(text))
+	return digest(text), err
+}
+
+// committed does the same as a snapshotter: the layer has another name until it is whole.
+func committed(t *testing.T, s *store.Store, name, parent string, text []byte) (string, error) {
+	t.Helper()
+	draft := "extract-" + name
+	if err := s.Create(t.Context(), draft, parent, store.CreateOptions{Draft: true}); err != nil {
+		return "", err
+	}
+	if _, err := s.Unpack(t.Context(), draft, bytes.NewReader(text)); err != nil {
+		return "", err
+	}
+	if err := s.Commit(t.Context(), draft, name, store.CommitOptions{}); err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	err := s.Diff(t.Context(), name, parent, sum)
+	return fmt.Sprintf("%x", sum.Sum(nil)), err
 }
 
 func (l *powerLoad) acknowledge(name, parent, digest string) error {

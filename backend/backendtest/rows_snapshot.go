@@ -20,6 +20,7 @@ func snapshotRows() []row {
 		{name: "commit against remove", run: commitAgainstRemove},
 		{name: "commit on a late parent", run: commitLate},
 		{name: "unpack", run: unpack},
+		{name: "drafts", run: drafts},
 		{name: "links", run: links},
 		{name: "mounts for others", run: mountsForOthers},
 		{name: "labels", run: labels},
@@ -173,6 +174,35 @@ func unpack(r *rig) {
 	err = r.store.Commit(r.ctx(), "l", "x", store.CommitOptions{})
 	assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "%v", err)
 	r.remove("l")
+}
+
+// drafts are layers like others to all but a power cut.
+func drafts(r *rig) {
+	late := lateLayers()
+	draft := store.CreateOptions{Draft: true}
+	r.fill("base", "", late[0])
+	r.fill("want", "base", late[1])
+	assert.NilError(r.t, r.store.Create(r.ctx(), "l", "base", draft))
+	r.reopen()
+	assert.NilError(r.t, r.store.SetLabels(r.ctx(), "l", map[string]string{"a": "1"}))
+	_, err := r.store.Unpack(r.ctx(), "l", bytes.NewReader(late[1]))
+	assert.NilError(r.t, err)
+	r.reopen()
+	r.same(r.tree("want").WithoutClock(), r.tree("l").WithoutClock(), "draft")
+	r.commit("l", "done", "")
+	r.reopen()
+	assert.DeepEqual(r.t, r.names(), []string{"base", "done", "want"})
+	r.same(r.tree("want").WithoutClock(), r.tree("done").WithoutClock(), "committed draft")
+	// A child makes an end of it, too.
+	assert.NilError(r.t, r.store.Create(r.ctx(), "parent", "base", draft))
+	r.write("parent", CreateFile("f", nil, 0o644))
+	r.create("child", "parent")
+	assert.NilError(r.t, r.store.Create(r.ctx(), "mapped", "base", draft))
+	assert.NilError(r.t, canDo(r.store.SetIDMap(r.ctx(), "mapped", shifted(100000))))
+	assert.NilError(r.t, r.store.Create(r.ctx(), "gone", "base", draft))
+	r.remove("gone")
+	r.reopen()
+	assert.DeepEqual(r.t, r.names(), []string{"base", "child", "done", "mapped", "parent", "want"})
 }
 
 func links(r *rig) {

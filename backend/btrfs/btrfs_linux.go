@@ -182,7 +182,7 @@ func (b *btrfs) SyncCreated(ctx context.Context, l backend.Layer) error {
 	if len(l.Parents) > 0 {
 		return nil
 	}
-	if err := tree.SyncDirs(filepath.Join(b.Env.Home, l.ID), b.Env.Home); err != nil {
+	if err := tree.Sync(filepath.Join(b.Env.Home, l.ID), b.Env.Home); err != nil {
 		return fmt.Errorf("sync layer %s: %w", l.ID, err)
 	}
 	return nil

@@ -26,7 +26,12 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-func TestCrash(t *testing.T) { backendtest.Crash(t, on("tmpfs", "")) }
+// TestCrash has a file system whose journal the store relies on, and one that has none.
+func TestCrash(t *testing.T) {
+	for _, fs := range []string{"tmpfs", "ext4"} {
+		t.Run(fs, func(t *testing.T) { backendtest.Crash(t, on(fs, "")) })
+	}
+}
 
 func TestPowerCut(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs", "btrfs"} {

@@ -170,7 +170,7 @@ func (o *overlay) Clone(ctx context.Context, l, template backend.Layer) error {
 // are new: btrfs logs the names of a new inode with it. A sync of the home directory would write down
 // names of other layers, too, perhaps before the store's records of them.
 func (o *overlay) SyncCreated(_ context.Context, l backend.Layer) error {
-	if err := tree.SyncDirs(o.own(l.ID, diffDir), filepath.Join(o.env.Home, l.ID)); err != nil {
+	if err := tree.Sync(o.own(l.ID, diffDir), filepath.Join(o.env.Home, l.ID)); err != nil {
 		return fmt.Errorf("sync layer %s: %w", l.ID, err)
 	}
 	return nil

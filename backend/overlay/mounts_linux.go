@@ -79,9 +79,11 @@ func (o *overlay) lowers(l backend.Layer) ([]string, error) {
 	}
 	words := make([]string, 0, len(l.Parents))
 	for _, p := range l.Parents {
-		dir, err := o.find(p.ID)
-		if err != nil {
-			return nil, err
+		dir := filepath.Join(o.env.Home, p.ID)
+		if len(o.env.Stores) > 0 { // else it can be nowhere else, and if it is missing the mount will say so
+			if dir, err = o.find(p.ID); err != nil {
+				return nil, err
+			}
 		}
 		words = append(words, "lowerdir+="+filepath.Join(dir, diffDir))
 		if !mapped || p.IDMap.Equal(l.IDMap) {

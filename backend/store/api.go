@@ -44,6 +44,9 @@ type CreateOptions struct {
 	Labels map[string]string // free for the front end
 	// Detached is for a layer without a parent that Commit may give one, where the backend can do that.
 	Detached bool
+	// Draft is for a layer that is filled and committed at once, as when an image is unpacked: until Commit a power cut
+	// may take it, but never leaves half of a layer that was committed. A store that cannot do better ignores it.
+	Draft bool
 }
 
 // CommitOptions say how Commit makes a layer read-only.

@@ -141,7 +141,7 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 		l.settled = err == nil && s.durable()
 		return a, err
 	}
-	err = s.sealLocked(ctx, l, func(r *record) { r.State, r.Applied = StateReady, &a })
+	err = s.sealLocked(ctx, l, s.recordSyncer(), func(r *record) { r.State, r.Applied = StateReady, &a })
 	return a, errors.Join(err, s.syncRecords())
 }
 
@@ -151,7 +151,7 @@ func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWr
 		if s.durable() {
 			var group errgroup.Group
 			group.Go(log.Sync)
-			group.Go(func() error { return tree.SyncDirs(s.path(logsDir)) })
+			group.Go(func() error { return tree.Sync(s.path(logsDir)) })
 			if err := group.Wait(); err != nil {
 				return err
 			}

@@ -117,21 +117,32 @@ func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer
 			return err
 		}
 	}
-	if !l.settled && s.able.content == nil { // else sealing does it
-		if err := s.syncContent(ctx, s.describe(l)); err != nil {
-			return err
-		}
-	}
-	err := s.sealLocked(ctx, l, func(r *record) {
+	draft := s.snapshot(l).Draft
+	err := s.sealLocked(ctx, l, s.commitSyncer(ctx, l), func(r *record) {
 		r.Name, r.Labels, r.Detached = as, o.Labels, false
 		if parent != nil {
 			r.Parent = s.snapshot(parent).ID
 		}
 	})
-	if err != nil {
+	if err != nil || draft {
 		return err
 	}
 	return s.syncRecords()
+}
+
+// commitSyncer makes a committed layer's record durable, and with it the content unless that is so already or sealing does
+// it. It wants l.mu.
+func (s *Store) commitSyncer(ctx context.Context, l *layer) syncer {
+	if l.settled || s.able.content != nil || !s.durable() {
+		return s.recordSyncer()
+	}
+	d := s.describe(l)
+	return func(path string) error {
+		if err := s.syncContent(ctx, d); err != nil || s.journal { // then it was the record's file system, too
+			return err
+		}
+		return syncFile(path)
+	}
 }
 
 // rebase gives a detached layer its parent, or none. It wants l.mu.

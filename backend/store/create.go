@@ -127,6 +127,9 @@ func (s *Store) create(ctx context.Context, name string, parent *layer, o Create
 		return err
 	}
 	defer l.mu.Unlock()
+	if o.Draft {
+		s.draft(l)
+	}
 	if err := s.build(ctx, l, m); err != nil {
 		return errors.Join(fmt.Errorf("create layer %q: %w", name, classify(err)), s.abandon(l))
 	}
@@ -185,7 +188,12 @@ func (s *Store) graft(l *layer) {
 // build writes the intent, makes the data, and writes the outcome.
 func (s *Store) build(ctx context.Context, l *layer, m making) error {
 	path := s.path(layersDir, l.rec.ID)
-	if err := writeText(path+newSuffix, l.rec, s.stepwise()); err != nil {
+	sync := s.recordSyncer()
+	intent := sync
+	if !s.stepwise() {
+		intent = nil
+	}
+	if err := writeText(path+newSuffix, l.rec, intent); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.intended"); err != nil {
@@ -197,7 +205,9 @@ func (s *Store) build(ctx context.Context, l *layer, m making) error {
 	if err := failpoint.Hit("store.create.filled"); err != nil {
 		return err
 	}
-	if err := m.sync(ctx, s.describe(l)); err != nil {
+	if l.rec.Draft {
+		sync = nil
+	} else if err := m.sync(ctx, s.describe(l)); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.synced"); err != nil {
@@ -205,11 +215,13 @@ func (s *Store) build(ctx context.Context, l *layer, m making) error {
 	}
 	rec := l.rec
 	rec.State = StateReady
-	if err := writeText(path+newSuffix, rec, s.durable()); err != nil {
+	if err := writeText(path+newSuffix, rec, sync); err != nil {
 		return err
 	}
-	if err := os.Rename(path+newSuffix, path); err != nil {
-		return err
+	if !rec.Draft {
+		if err := os.Rename(path+newSuffix, path); err != nil {
+			return err
+		}
 	}
 	if err := failpoint.Hit("store.create.named"); err != nil {
 		return err
@@ -226,17 +238,33 @@ func (s *Store) build(ctx context.Context, l *layer, m making) error {
 // syncCreated makes a layer durable that shows what its parent shows. If it consists of names only,
 // the sync of its record in the same journal is enough.
 func (s *Store) syncCreated(ctx context.Context, d backend.Layer) error {
-	mapped := d.IDMap != nil // files may have been copied, or changed through a mount
-	if len(d.Parents) > 0 {
-		mapped = !d.IDMap.Equal(d.Parents[0].IDMap)
-	}
 	switch {
-	case s.able.syncer == nil || mapped:
+	case !s.namesOnly(d):
 		return s.syncContent(ctx, d)
 	case s.stepwise():
 		return s.able.syncer.SyncCreated(ctx, d)
 	}
 	return nil
+}
+
+// namesOnly tells that a layer that was just created consists of names only: no data has to be written for it.
+func (s *Store) namesOnly(d backend.Layer) bool {
+	mapped := d.IDMap != nil // files may have been copied, or changed through a mount
+	if len(d.Parents) > 0 {
+		mapped = !d.IDMap.Equal(d.Parents[0].IDMap)
+	}
+	return s.able.syncer != nil && !mapped
+}
+
+// draft makes a new layer one that a power cut may take until it is sealed. It can only be one if the sync of its record, then, makes
+// everything durable that creating it did.
+func (s *Store) draft(l *layer) {
+	if !s.journal || !s.namesOnly(s.describe(l)) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.rec.Draft = true
 }
 
 // abandon removes an unsuccessful create's layer. It wants l.mu.
@@ -262,12 +290,12 @@ func (s *Store) seal(ctx context.Context, l *layer) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return s.sealLocked(ctx, l, func(*record) {})
+	return s.sealLocked(ctx, l, s.recordSyncer(), func(*record) {})
 }
 
 // sealLocked seals a layer and makes another change to its record with it. A power cut may undo both
 // until the next call of syncRecords. It wants l.mu.
-func (s *Store) sealLocked(ctx context.Context, l *layer, change func(*record)) error {
+func (s *Store) sealLocked(ctx context.Context, l *layer, sync syncer, change func(*record)) error {
 	if !s.snapshot(l).Sealed && s.able.sealer != nil {
 		if err := s.able.sealer.Seal(ctx, s.describe(l)); err != nil {
 			return fmt.Errorf("seal layer %q: %w", l.rec.Name, err)
@@ -276,8 +304,8 @@ func (s *Store) sealLocked(ctx context.Context, l *layer, change func(*record)) 
 			return err
 		}
 	}
-	return s.rewrite(l, func(r *record) {
-		r.Sealed = true
+	return s.rewriteWith(l, sync, func(r *record) {
+		r.Sealed, r.Draft = true, false
 		change(r)
 	})
 }

@@ -17,8 +17,8 @@
 //	strata.json        what the store promised when it was made: format, uuid, backend, exactDiffs, created
 //	lock               empty; flock(2)ed exclusively by the process that has the store open
 //	layers/ID          the record of one layer
-//	layers/ID.new      the record of a layer that is being made, unless its text is whole and says
-//	                   ready: then it is as good as layers/ID
+//	layers/ID.new      the record of a layer that is being made, or of a draft. If its text is whole and
+//	                   says ready, it is as good as layers/ID
 //	layers/ID.gone     the record of a layer that was removed; its data is being deleted, or waits
 //	                   until the last child is gone
 //	layers/*.tmp       a record that was being replaced when the process died; ignored, swept at Open
@@ -43,6 +43,7 @@
 //	state    creating, ready or applying; of no meaning in ID.gone
 //	sealed   true once the layer is read-only for ever
 //	detached true as long as the layer has no parent and may get one
+//	draft    true as long as a power cut may take the layer; its record is called ID.new until then
 //	link     true if the layer is another name of its parent and has no data of its own
 //	created  RFC 3339, UTC
 //	limit    bytes; absent for none
@@ -75,7 +76,8 @@
 // Repair.
 //
 // With SyncLayer a record is durable before the call that wrote it returns, and so is the content of
-// a layer before its record says ready. Removal is durable before any data is deleted, not when Remove
+// a layer before its record says ready. Exempt is a draft, whose client fills and commits it at once: Commit makes
+// it durable, in three trips to the disk instead of six (content, record, name). Removal is durable before any data is deleted, not when Remove
 // returns: a power cut in between brings the layer back, whole. Data written through a mount is the
 // kernel's business, as on any file system.
 //

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -195,17 +196,43 @@ func (s *Store) update(l *layer, change func(*record)) error {
 	return s.syncRecords()
 }
 
-// rewrite is update, but that a power cut may undo it until the next call of syncRecords.
+// rewrite is update, but that a power cut may undo it until the next call of syncRecords. A draft's record it may tear, too.
 func (s *Store) rewrite(l *layer, change func(*record)) error {
+	return s.rewriteWith(l, s.recordSyncer(), change)
+}
+
+// rewriteWith is rewrite with another way to make the record durable.
+func (s *Store) rewriteWith(l *layer, sync syncer, change func(*record)) error {
 	rec := s.snapshot(l)
+	path, draft := s.path(layersDir, rec.ID), rec.Draft
 	change(&rec)
-	if err := writeFile(s.path(layersDir, rec.ID), rec, s.durable()); err != nil {
+	var err error
+	if draft {
+		err = rewriteDraft(path, rec, sync)
+	} else {
+		err = writeFile(path, rec, sync)
+	}
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	l.rec = rec
 	s.mu.Unlock()
 	return nil
+}
+
+// rewriteDraft replaces the record of a draft. If that is to be one no more, a single sync makes the text durable and
+// the name under which it counts as much as under the other.
+func rewriteDraft(path string, rec record, sync syncer) error {
+	if err := writeFile(path+newSuffix, rec, nil); err != nil || rec.Draft {
+		return err
+	}
+	if sync != nil {
+		if err := sync(path + newSuffix); err != nil {
+			return err
+		}
+	}
+	return os.Rename(path+newSuffix, path)
 }
 
 // pin keeps the layer from being deleted until release is called. The returned context ends when

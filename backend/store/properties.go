@@ -96,7 +96,7 @@ func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) err
 	}
 	rec := s.snapshot(l)
 	from, old := rec.IDMap, rec.ID
-	rec.ID, rec.Replaces, rec.IDMap, rec.State = newID(), old, m, StateCreating
+	rec.ID, rec.Replaces, rec.IDMap, rec.State, rec.Draft = newID(), old, m, StateCreating, false
 	n := &layer{parent: l.parent, rec: rec, fresh: l.fresh, settled: l.settled}
 	n.mu.Lock()
 	defer n.mu.Unlock()

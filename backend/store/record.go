@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -15,6 +14,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
+	"strata/backend/internal/tree"
 )
 
 // record is what layers/<id> holds. Its JSON names are part of the on-disk format (doc.go).
@@ -26,6 +26,7 @@ type record struct {
 	State    State             `json:"state"`
 	Sealed   bool              `json:"sealed,omitempty"`
 	Detached bool              `json:"detached,omitempty"`
+	Draft    bool              `json:"draft,omitempty"`
 	Link     bool              `json:"link,omitempty"`
 	Created  time.Time         `json:"created"`
 	Limit    int64             `json:"limit,omitempty"`
@@ -38,7 +39,7 @@ type record struct {
 // What the name of a file in layers/ says beyond the layer's ID (doc.go). Renaming a file is all it
 // takes to change it.
 const (
-	newSuffix  = ".new"  // the layer is being made
+	newSuffix  = ".new"  // the layer is being made, or a draft
 	goneSuffix = ".gone" // the layer was removed
 	tmpSuffix  = ".tmp"  // a record that is being replaced
 )
@@ -71,9 +72,14 @@ func decode(text []byte, v any) error {
 	return nil
 }
 
+// syncer makes a file durable whose text has just been written. nil leaves that to the kernel.
+type syncer func(path string) error
+
+func syncFile(path string) error { return tree.Sync(path) }
+
 // writeFile replaces path by what encode makes of v. After a crash path holds the old or the new
-// text, whole; with sync the new one survives a power cut once its directory is synced, too.
-func writeFile(path string, v any, sync bool) error {
+// text, whole; if synced the new one survives a power cut once its directory is synced, too.
+func writeFile(path string, v any, sync syncer) error {
 	tmp := path + tmpSuffix
 	err := writeText(tmp, v, sync)
 	if err == nil {
@@ -87,21 +93,16 @@ func writeFile(path string, v any, sync bool) error {
 }
 
 // writeText makes the file at path hold what encode makes of v.
-func writeText(path string, v any, sync bool) (err error) {
+func writeText(path string, v any, sync syncer) error {
 	text, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if sync {
-		if err := f.Sync(); err != nil {
+	if sync != nil {
+		if err := sync(path); err != nil {
 			return err
 		}
 	}
@@ -169,7 +170,7 @@ func readRecord(dir, name string, sweep bool) (record, error) {
 		return record{ID: id, Name: id, State: state}, nil
 	case err != nil:
 		return r, err
-	case state == StateCreating && r.State == StateReady && sweep:
+	case state == StateCreating && r.State == StateReady && sweep && !r.Draft:
 		return r, os.Rename(path, filepath.Join(dir, id))
 	case state == StateRemoving:
 		r.State = state

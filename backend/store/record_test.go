@@ -66,25 +66,29 @@ func FuzzRecord(f *testing.F) {
 func TestReadRecords(t *testing.T) {
 	dir := t.TempDir()
 	good := sample()
-	assert.NilError(t, writeFile(filepath.Join(dir, good.ID), good, true))
+	assert.NilError(t, writeFile(filepath.Join(dir, good.ID), good, syncFile))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn"), []byte(`{"id":"torn"`), 0o600))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "half"+tmpSuffix), nil, 0o600))
-	assert.NilError(t, writeFile(filepath.Join(dir, "misnamed"), good, false))
-	half, made, gone := good, good, good
+	assert.NilError(t, writeFile(filepath.Join(dir, "misnamed"), good, nil))
+	half, made, gone, draft := good, good, good, good
 	half.ID, half.State, made.ID, gone.ID = "half", StateCreating, "made", "gone"
-	assert.NilError(t, writeFile(filepath.Join(dir, "half"+newSuffix), half, false))
-	assert.NilError(t, writeFile(filepath.Join(dir, "made"+newSuffix), made, false))
-	assert.NilError(t, writeFile(filepath.Join(dir, "gone"+goneSuffix), gone, false))
+	assert.NilError(t, writeFile(filepath.Join(dir, "half"+newSuffix), half, nil))
+	assert.NilError(t, writeFile(filepath.Join(dir, "made"+newSuffix), made, nil))
+	assert.NilError(t, writeFile(filepath.Join(dir, "gone"+goneSuffix), gone, nil))
 	gone.State = StateRemoving
+	draft.ID, draft.Draft = "draft", true
+	assert.NilError(t, writeFile(filepath.Join(dir, "draft"+newSuffix), draft, nil))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn1"+newSuffix), []byte(`{"id":"torn1"`), 0o600))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "Not-ours"+newSuffix), nil, 0o600))
 
 	recs, bad, err := readRecords(dir, true)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, recs, []record{good, gone, half, made, {ID: "torn1", Name: "torn1", State: StateCreating}})
+	assert.DeepEqual(t, recs, []record{good, draft, gone, half, made, {ID: "torn1", Name: "torn1", State: StateCreating}})
 	assert.Equal(t, len(bad), 3)
 	_, err = os.Stat(filepath.Join(dir, "made"))
 	assert.NilError(t, err, "the layer was made and lacks only its name")
+	_, err = os.Stat(filepath.Join(dir, "draft"+newSuffix))
+	assert.NilError(t, err, "nobody said that the draft is durable")
 	_, err = os.Stat(filepath.Join(dir, "half"+tmpSuffix))
 	assert.Assert(t, os.IsNotExist(err), "the temporary file was not swept")
 }

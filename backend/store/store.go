@@ -218,10 +218,10 @@ func (s *Store) writeMeta() error {
 		return fmt.Errorf("a new store needs a backend: %w", errdefs.ErrInvalidArgument)
 	}
 	s.meta = meta{Format: format, UUID: newID(), Backend: s.cfg.Backend, ExactDiffs: s.cfg.ExactDiffs, Created: time.Now().UTC()}
-	if err := writeFile(s.path(metaFile), s.meta, true); err != nil {
+	if err := writeFile(s.path(metaFile), s.meta, syncFile); err != nil {
 		return err
 	}
-	return tree.SyncDirs(s.path(), filepath.Dir(s.cfg.Root))
+	return tree.Sync(s.path(), filepath.Dir(s.cfg.Root))
 }
 
 // plant builds the tree and returns the layers that are not to stay, children first.
@@ -358,6 +358,14 @@ func (s *Store) durable() bool { return !s.lazy.Load() }
 // order.
 func (s *Store) stepwise() bool { return s.durable() && !s.journal }
 
+// recordSyncer is how records are made durable.
+func (s *Store) recordSyncer() syncer {
+	if !s.durable() {
+		return nil
+	}
+	return syncFile
+}
+
 // syncStep makes the names in layers/ durable before the operation goes on, where it has to.
 func (s *Store) syncStep() error {
 	if !s.stepwise() {
@@ -371,7 +379,7 @@ func (s *Store) syncRecords() error {
 	if !s.durable() {
 		return nil
 	}
-	return tree.SyncDirs(s.path(layersDir))
+	return tree.Sync(s.path(layersDir))
 }
 
 // Info describes the store.

@@ -53,7 +53,7 @@ func writeNote(home string, n note) (err error) {
 	if err := os.Rename(path+".tmp", path); err != nil {
 		return err
 	}
-	return tree.SyncDirs(home)
+	return tree.Sync(home)
 }
 
 // locate finds the parent dataset: the one that the store was made with, else the wanted one, else that on which home

@@ -147,7 +147,8 @@ func (s *Snapshotter) create(ctx context.Context, kind, key, parent string, opts
 	case kind == kindView && parent != "" && o.IDMap == nil:
 		err = l.Link(ctx, Prefix+key, below, o.Labels)
 	default:
-		o.Detached = parent == ""
+		// containerd's unpacker names what a snapshot will become (core/unpack/unpacker.go), and after a crash makes another one.
+		o.Detached, o.Draft = parent == "", kind == kindActive && o.Labels[snapshots.LabelSnapshotRef] != ""
 		err = l.Create(ctx, Prefix+key, below, o)
 	}
 	if err != nil {

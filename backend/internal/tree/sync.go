@@ -7,18 +7,18 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// SyncDirs makes the entries, owners and attributes of directories durable, not those of what is in
+// Sync makes files durable, and the entries, owners and attributes of directories, not those of what is in
 // them. All are synced at once: a journal then needs one trip to the disk, not one for each.
-func SyncDirs(dirs ...string) error {
+func Sync(paths ...string) error {
 	var group errgroup.Group
-	for _, dir := range dirs {
-		group.Go(func() error { return syncDir(dir) })
+	for _, path := range paths {
+		group.Go(func() error { return sync(path) })
 	}
 	return group.Wait()
 }
 
-func syncDir(dir string) (err error) {
-	f, err := os.Open(dir)
+func sync(path string) (err error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
