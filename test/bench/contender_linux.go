@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -129,8 +130,13 @@ func (c *contender) settle(ctx context.Context, strata string) error {
 	if procs, err := c.m.Find("strata"); err != nil || len(procs) == 0 {
 		return err
 	}
+	return awaitDeletions(func() *exec.Cmd { return c.m.Command(ctx, strata, "info", "--json") })
+}
+
+// awaitDeletions asks Strata until it has deleted all that was removed.
+func awaitDeletions(info func() *exec.Cmd) error {
 	for range 600 {
-		out, err := engine.Output(c.m.Command(ctx, strata, "info", "--json"))
+		out, err := engine.Output(info())
 		if err != nil {
 			return err
 		}
@@ -139,5 +145,5 @@ func (c *contender) settle(ctx context.Context, strata string) error {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return fmt.Errorf("%s: still deleting after a minute", c.name)
+	return errors.New("still deleting after a minute")
 }

@@ -5,21 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
 	diffapi "github.com/containerd/containerd/api/services/diff/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/containerd/containerd/v2/core/diff"
 	diffproxy "github.com/containerd/containerd/v2/core/diff/proxy"
+	"github.com/containerd/containerd/v2/core/leases"
+	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	snapshotsproxy "github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -44,6 +50,7 @@ type runtime struct {
 	applier     diff.Applier
 	content     content.Store
 	number      int
+	program     string // Strata, "" for containerd's own
 }
 
 // benchSnapshotter measures what containerd asks of a snapshotter and a differ, against the ones that it has itself.
@@ -112,11 +119,10 @@ func (r *runtime) start(ctx context.Context, o options, usr, sync string) (err e
 [plugins."io.containerd.service.v1.diff-service"]
   default = ["strata-diff", "walking"]
 `
-		program, err := filepath.Abs(filepath.Join(o.plugin, "rootfs/strata"))
-		if err != nil {
+		if r.program, err = filepath.Abs(filepath.Join(o.plugin, "rootfs/strata")); err != nil {
 			return err
 		}
-		if err := serve("strata", snapshotterSocket, program, "serve", "--snapshotter-socket", snapshotterSocket,
+		if err := serve("strata", snapshotterSocket, r.program, "serve", "--snapshotter-socket", snapshotterSocket,
 			"--graphdriver-socket", strataSocket, "--option", "sync="+sync, "--option", "log-level=warn"); err != nil {
 			return err
 		}
@@ -221,6 +227,21 @@ func (r *runtime) measure(ctx context.Context, o options, w *workloads, t *table
 		if err := timeAs(t, "remove, "+i.name, r.name, func() error { return r.remove(bench, chain) }); err != nil {
 			return err
 		}
+		if err := r.settle(bench); err != nil {
+			return err
+		}
+		if len(i.layers) < 4 || o.fs != "ext4" {
+			continue
+		}
+		if err := timeAs(t, "unpack, "+i.name+", four at a time", r.name, func() (err error) {
+			chain, err = r.unpackParallel(bench, i.layers)
+			return err
+		}); err != nil {
+			return err
+		}
+		if err := errors.Join(r.remove(bench, chain), r.settle(bench)); err != nil {
+			return err
+		}
 	}
 	const times = 20
 	if err := timeAs(t, fmt.Sprintf("prepare + commit + remove, %d times", times), r.name, func() error {
@@ -243,27 +264,86 @@ func (r *runtime) measure(ctx context.Context, o options, w *workloads, t *table
 
 // unpack does what containerd's unpacker does, and returns the names of the snapshots.
 func (r *runtime) unpack(ctx context.Context, layers []*engine.Layer) (chain []string, err error) {
-	var diffs []digest.Digest
+	chain = chainIDs(layers)
 	parent := ""
-	for _, l := range layers {
-		desc := descriptor(l)
-		diffs = append(diffs, desc.Digest)
-		name := identity.ChainID(diffs).String()
-		key := "extract " + name
-		mounts, err := r.snapshots.Prepare(ctx, key, parent, root())
+	for i, l := range layers {
+		mounts, err := r.prepare(ctx, chain[i], parent)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := r.applier.Apply(ctx, desc, mounts); err != nil {
+		if _, err := r.applier.Apply(ctx, descriptor(l), mounts); err != nil {
 			return nil, err
 		}
-		if err := r.snapshots.Commit(ctx, name, key, root()); err != nil {
+		if err := r.snapshots.Commit(ctx, chain[i], extract(chain[i]), root()); err != nil {
 			return nil, err
 		}
-		chain = append(chain, name)
-		parent = name
+		parent = chain[i]
 	}
 	return chain, nil
+}
+
+// unpackParallel does what it does with max_concurrent_unpacks = 4: each layer is unpacked for itself, and gets its parent when it
+// is committed.
+func (r *runtime) unpackParallel(ctx context.Context, layers []*engine.Layer) (chain []string, err error) {
+	chain = chainIDs(layers)
+	var group errgroup.Group
+	group.SetLimit(4)
+	for i, l := range layers {
+		mounts, err := r.prepare(ctx, chain[i], "")
+		if err != nil {
+			return nil, errors.Join(err, group.Wait())
+		}
+		group.Go(func() error {
+			_, err := r.applier.Apply(ctx, descriptor(l), mounts)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i, name := range chain {
+		opts := []snapshots.Opt{root()}
+		if i > 0 {
+			opts = append(opts, snapshots.WithParent(chain[i-1]))
+		}
+		if err := r.snapshots.Commit(ctx, name, extract(name), opts...); err != nil {
+			return nil, err
+		}
+	}
+	return chain, nil
+}
+
+// chainIDs are what containerd calls an image's snapshots.
+func chainIDs(layers []*engine.Layer) (chain []string) {
+	var diffs []digest.Digest
+	for _, l := range layers {
+		diffs = append(diffs, descriptor(l).Digest)
+		chain = append(chain, identity.ChainID(diffs).String())
+	}
+	return chain
+}
+
+// extract is what a snapshot is called until it has been unpacked.
+func extract(name string) string { return "extract " + name }
+
+// prepare makes the snapshot into which is unpacked what is to be called name.
+func (r *runtime) prepare(ctx context.Context, name, parent string) ([]mount.Mount, error) {
+	return r.snapshots.Prepare(ctx, extract(name), parent, root(), snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: name}))
+}
+
+// settle has containerd collect what was removed, and waits until it is deleted.
+func (r *runtime) settle(ctx context.Context) error {
+	m := leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(r.conn))
+	l, err := m.Create(ctx, leases.WithRandomID())
+	if err != nil {
+		return err
+	}
+	if err := m.Delete(ctx, l, leases.SynchronousDelete); err != nil || r.program == "" {
+		return err
+	}
+	return awaitDeletions(func() *exec.Cmd {
+		return r.m.Command(ctx, r.program, "--socket", strataSocket, "info", "--json")
+	})
 }
 
 // root keeps a snapshot from containerd's garbage collection.
