@@ -113,6 +113,9 @@ type Env struct {
 	// Stores are the homes of further, read-only stores of the same backend. Layers in them occur
 	// only as parents; they are looked up by ID after Home.
 	Stores []string
+	// Active is the directory in which an Activator may mount what its layers consist of, each in a directory of its ID. It
+	// exists if the backend is one; what is mounted there those see who mount layers.
+	Active string
 }
 
 // ChangeKind says what happened to a path between a parent and its child.

@@ -104,8 +104,11 @@ type Rebaser interface {
 	Rebase(ctx context.Context, l Layer) error
 }
 
-// Activator is called before a layer's first mount and after its last unmount. Without it nothing
-// happens.
+// Activator prepares what the mounts of a layer consist of, such as a disk image that has to be attached, and mounted
+// itself, in Env.Active. A layer is active while it is mounted, while a client may have it mounted, and while one above
+// it is active; the layers below it are activated before it and deactivated after it. Both methods are called
+// again after a crash: Activate for what is active, Deactivate for what may never have been; a mount on ID in Env.Active tells that
+// a layer may be. Without it nothing happens.
 type Activator interface {
 	Activate(ctx context.Context, l Layer) error
 	Deactivate(ctx context.Context, l Layer) error

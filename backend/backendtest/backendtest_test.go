@@ -24,6 +24,13 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// TestActive runs the suite on one whose layers have to be prepared for a mount.
+func TestActive(t *testing.T) {
+	f := backendtest.Factory{Backend: "active", New: backendtest.NewActive, FS: "tmpfs"}
+	t.Run("conformance", func(t *testing.T) { backendtest.Run(t, f) })
+	t.Run("crash", func(t *testing.T) { backendtest.Crash(t, f) })
+}
+
 func TestLoopFS(t *testing.T) {
 	for kind, size := range map[string]int64{
 		"ext4": backendtest.SmallExt4, "xfs": backendtest.SmallXFS, "btrfs": backendtest.SmallBtrfs, "tmpfs": 1 << 20,

@@ -147,6 +147,12 @@ func snapshotScript(write func(string, ...Step) operation, remove func(string) o
 			return err
 		}}
 	}
+	lend := func(name string) operation {
+		return operation{name, opRead, "", func(ctx context.Context, s *store.Store) error {
+			_, err := s.Mounts(ctx, name, store.MountOptions{})
+			return err
+		}}
+	}
 	link := func(name, target string) operation {
 		return operation{name, opChange, anyContent, func(ctx context.Context, s *store.Store) error {
 			return s.Link(ctx, name, target, map[string]string{"kind": "view"})
@@ -158,7 +164,7 @@ func snapshotScript(write func(string, ...Step) operation, remove func(string) o
 		detached("active3"), write("active3", CreateFile("f", Noise(7, 70000), 0o644)), commit("active3", "committed3", ""),
 		draft("active4", "committed1"), write("active4", CreateFile("f", Noise(8, 70000), 0o644)), commit("active4", "committed4", ""),
 		draft("active5", "committed1"), link("view3", "active5"),
-		link("view1", "committed2"), link("view2", "committed2"), remove("view1"),
+		link("view1", "committed2"), link("view2", "committed2"), lend("view1"), lend("view2"), lend("active5"), remove("view1"),
 		{"committed2", opAlter, "", func(ctx context.Context, s *store.Store) error {
 			return s.SetLabels(ctx, "committed2", map[string]string{"l": "1"})
 		}},

@@ -23,6 +23,7 @@ func snapshotRows() []row {
 		{name: "drafts", run: drafts},
 		{name: "links", run: links},
 		{name: "mounts for others", run: mountsForOthers},
+		{name: "lent layers", run: lentLayers},
 		{name: "labels", run: labels},
 	}
 }
@@ -276,6 +277,60 @@ func mountsForOthers(r *rig) {
 	r.sameChanges([]backend.Change{{Path: "/written", Kind: backend.Added}}, r.changes("top", "middle"))
 	_, err = r.store.Mounts(r.ctx(), "unknown", store.MountOptions{})
 	assert.Assert(r.t, errdefs.IsNotFound(err), "%v", err)
+}
+
+// lentLayers: what a backend prepares for mounts of others is there as long as they may need it, restarts included, and
+// no longer.
+func lentLayers(r *rig) {
+	r.create("base", "")
+	r.write("base", aSmallTree())
+	r.create("image", "base")
+	r.commit("image", "done", "")
+	want := r.tree("done")
+	for _, name := range []string{"view1", "view2"} {
+		assert.NilError(r.t, r.store.Link(r.ctx(), name, "done", nil))
+	}
+	r.create("rw", "done")
+	r.create("other", "done")
+	for _, name := range []string{"view1", "view2", "rw", "other"} {
+		r.mountedAbroad(name, false, func(dir string) {
+			r.same(want, r.readTree(dir), name)
+			r.reopen()
+			r.same(want, r.readTree(dir), name+" after a restart")
+			r.mountedAbroad(name, false, func(again string) { r.same(want, r.readTree(again), name) })
+			r.same(want, r.tree(name), name+" mounted here, too")
+			r.same(want, r.readTree(dir), name+" when that has ended")
+		})
+	}
+	// One after the other ends, and none takes away what another needs.
+	ends := []func(){
+		func() { r.remove("view1") },
+		func() { r.commit("other", "other done", "") },
+		func() { r.remove("view2") },
+	}
+	r.mountedAbroad("rw", false, func(dir string) {
+		for _, end := range ends {
+			end()
+			r.same(want, r.readTree(dir), "rw")
+		}
+	})
+	_, err := r.store.Mounts(r.ctx(), "base", store.MountOptions{Describe: true})
+	assert.NilError(r.t, err)
+	r.remove("rw")
+	r.inactive()
+	r.create("again", "done")
+	r.mountedAbroad("again", false, func(dir string) { r.same(want, r.readTree(dir), "again") })
+	r.reopen()
+	r.remove("again")
+	r.inactive()
+}
+
+// inactive fails the test if the backend has something prepared for a mount.
+func (r *rig) inactive() {
+	r.t.Helper()
+	left, err := MountsBelow(r.env.Active)
+	assert.NilError(r.t, err)
+	assert.Equal(r.t, len(left), 0, "%q", left)
 }
 
 // mountedAbroad calls f with a directory on which containerd's code has mounted the layer.

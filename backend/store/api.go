@@ -33,7 +33,10 @@ type Config struct {
 	ExactDiffsSet bool
 	Stores        []string       // roots of additional read-only stores, searched in order after this one
 	IDMap         *backend.IDMap // how new layers are stored
-	ReadOnly      bool           // inspect a store at rest: nothing is changed or recovered, no lock is needed
+	// Unseen returns why what is mounted in a directory is not seen by clients that mount layers themselves, for backends that
+	// have to prepare something for that. Without it they do.
+	Unseen   func(dir string) error
+	ReadOnly bool // inspect a store at rest: nothing is changed or recovered, no lock is needed
 }
 
 // CreateOptions are the properties of a new layer.
@@ -59,6 +62,7 @@ type CommitOptions struct {
 type MountOptions struct {
 	Label    string // SELinux mount label, "" takes the layer's own
 	ReadOnly bool   // as a sealed layer is in any case; for Mounts only
+	Describe bool   // nobody is going to mount it: nothing is prepared, and the layer stays what it was; for Mounts only
 	view     bool   // the store only looks: the layer stays one that Apply may fill
 }
 
@@ -82,6 +86,7 @@ type Info struct {
 	State    State             `json:"state"`
 	Sealed   bool              `json:"sealed"`         // read-only for ever: has or had children, was applied or committed
 	Link     bool              `json:"link,omitempty"` // another name of the parent
+	Lent     bool              `json:"lent,omitempty"` // a client may have mounted it, and needs what the backend prepared for that
 	Created  time.Time         `json:"created"`
 	Limit    int64             `json:"limit,omitempty"`
 	Label    string            `json:"label,omitempty"`

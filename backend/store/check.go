@@ -173,7 +173,8 @@ func (c *checker) mounts() error {
 			return err
 		}
 		for _, m := range below {
-			ours := filepath.Dir(m.Target) == s.cfg.MountDir && s.known(filepath.Base(m.Target))
+			in := filepath.Dir(m.Target)
+			ours := (in == s.cfg.MountDir || in == s.activePath()) && s.known(filepath.Base(m.Target))
 			if !ours && m.Target != dir {
 				c.report(FindingForeignMount, "", fmt.Sprintf("%s is mounted on %s", m.Type, m.Target), "")
 			}

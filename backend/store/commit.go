@@ -112,6 +112,9 @@ func (s *Store) claim(l *layer, name, as string) error {
 
 // commitAs does the work of commit. It wants l.mu.
 func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer, o CommitOptions) error {
+	if err := s.deactivate(ctx, l, returnedNow); err != nil {
+		return err
+	}
 	if s.snapshot(l).Detached && s.able.rebaser != nil {
 		if err := s.rebase(ctx, l, parent); err != nil {
 			return err
@@ -119,7 +122,7 @@ func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer
 	}
 	draft := s.snapshot(l).Draft
 	err := s.sealLocked(ctx, l, s.commitSyncer(ctx, l), func(r *record) {
-		r.Name, r.Labels, r.Detached = as, o.Labels, false
+		r.Name, r.Labels, r.Detached, r.Lent = as, o.Labels, false, false
 		if parent != nil {
 			r.Parent = s.snapshot(parent).ID
 		}

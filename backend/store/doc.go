@@ -25,6 +25,7 @@
 //	logs/ID            headers and padding of the tar that filled the layer (backend/internal/layertar)
 //	data/BACKEND/      the backend's home; its package comment documents it
 //	mnt/ID/            where a layer is mounted; exists only while it is
+//	mnt/.active/       where the backend mounts what layers consist of, if it has to
 //
 // All directories belong to root, mode 0700. The root and mnt get the group of a user namespace's root,
 // and 0710, when a layer with an ID map is mounted.
@@ -45,6 +46,7 @@
 //	detached true as long as the layer has no parent and may get one
 //	draft    true as long as a power cut may take the layer; its record is called ID.new until then
 //	link     true if the layer is another name of its parent and has no data of its own
+//	lent     true if a client may have mounted the layer, for which the backend has to prepare something
 //	created  RFC 3339, UTC
 //	limit    bytes; absent for none
 //	label    SELinux mount label

@@ -20,7 +20,7 @@ import (
 
 // layer is a layer in memory.
 //
-// Two locks guard it. mu serialises the operations that change the layer or its mounts; it may be
+// Two locks guard it, and one of its own the activation, which may be taken under mu. mu serialises the operations that change the layer or its mounts; it may be
 // held across backend calls, but never across a stream. Store.mu guards the fields below it and
 // is held for memory accesses only. Where both are taken, mu comes first; of two layers' mu the
 // child's comes first.
@@ -33,6 +33,8 @@ type layer struct {
 	fresh bool
 	// settled says that the content is durable, and that nobody was told since how to mount it. Guarded by mu.
 	settled bool
+
+	act activation
 
 	link bool  // another name of parent, without data; fixed
 	peer *peer // the additional store it lies in, nil for our own; fixed

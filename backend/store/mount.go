@@ -48,7 +48,7 @@ func (s *Store) mountLayer(ctx context.Context, l *layer, o MountOptions) (strin
 	if o.Label == "" {
 		o.Label = rec.Label
 	}
-	if err := s.attach(ctx, s.describe(l), dir, backend.MountOptions{ReadOnly: rec.Sealed, Label: o.Label}); err != nil {
+	if err := s.attach(ctx, l, s.describe(l), backend.MountOptions{ReadOnly: rec.Sealed, Label: o.Label}); err != nil {
 		return "", fmt.Errorf("mount layer %q: %w", rec.Name, classify(err))
 	}
 	l.count.Store(1)
@@ -78,39 +78,33 @@ func (s *Store) Mounts(ctx context.Context, name string, o MountOptions) ([]back
 	if o.Label == "" {
 		o.Label = rec.Label
 	}
-	mounts, err := s.mountsAbroad(ctx, l, backend.MountOptions{ReadOnly: rec.Sealed || o.ReadOnly, Label: o.Label})
+	mounts, err := s.backend.Mounts(ctx, s.describe(l), backend.MountOptions{ReadOnly: rec.Sealed || o.ReadOnly, Label: o.Label})
+	if err == nil {
+		mounts, err = mount.Portable(mounts)
+	}
+	if err == nil && !o.Describe {
+		err = s.lend(ctx, l)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("describe mounts of layer %q: %w", name, err)
 	}
-	if !rec.Sealed && !o.ReadOnly {
+	if !rec.Sealed && !o.ReadOnly && !o.Describe {
 		l.fresh, l.settled = false, false
 	}
 	return mounts, nil
 }
 
-func (s *Store) mountsAbroad(ctx context.Context, l *layer, o backend.MountOptions) ([]backend.Mount, error) {
-	if s.able.activator != nil {
-		return nil, fmt.Errorf("backend %s has to prepare what is mounted: %w", s.meta.Backend, errdefs.ErrNotImplemented)
+// attach performs a layer's first mount. d is how the backend is to see it.
+func (s *Store) attach(ctx context.Context, l *layer, d backend.Layer, o backend.MountOptions) (err error) {
+	dir := s.mountPoint(l)
+	if err := s.activate(ctx, l, mountedNow); err != nil {
+		return err
 	}
-	mounts, err := s.backend.Mounts(ctx, s.describe(l), o)
-	if err != nil {
-		return nil, err
-	}
-	return mount.Portable(mounts)
-}
-
-// attach performs a layer's first mount.
-func (s *Store) attach(ctx context.Context, d backend.Layer, dir string, o backend.MountOptions) (err error) {
-	if s.able.activator != nil {
-		if err := s.able.activator.Activate(ctx, d); err != nil {
-			return err
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.deactivate(context.WithoutCancel(ctx), l, unmountedNow))
 		}
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, s.able.activator.Deactivate(context.WithoutCancel(ctx), d))
-			}
-		}()
-	}
+	}()
 	mounts, err := s.backend.Mounts(ctx, d, o)
 	if err != nil {
 		return err
@@ -197,7 +191,7 @@ func (s *Store) UnmountAll(ctx context.Context) error {
 
 // unmountAll unmounts a layer whatever its count. It wants l.mu.
 func (s *Store) unmountAll(ctx context.Context, l *layer) error {
-	if err := s.detach(ctx, s.describe(l), s.mountPoint(l)); err != nil {
+	if err := s.detach(ctx, l); err != nil {
 		return fmt.Errorf("unmount layer %q: %w", l.rec.Name, err)
 	}
 	l.count.Store(0)
@@ -205,17 +199,15 @@ func (s *Store) unmountAll(ctx context.Context, l *layer) error {
 }
 
 // detach undoes attach, and does nothing where nothing is attached.
-func (s *Store) detach(ctx context.Context, d backend.Layer, dir string) error {
+func (s *Store) detach(ctx context.Context, l *layer) error {
+	dir := s.mountPoint(l)
 	if err := mount.Unmount(ctx, dir); err != nil {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if s.able.activator == nil {
-		return nil
-	}
-	return s.able.activator.Deactivate(ctx, d)
+	return s.deactivate(ctx, l, unmountedNow)
 }
 
 // view is a layer's complete file tree, mounted to be read.
@@ -243,12 +235,17 @@ func (s *Store) place(ctx context.Context, d backend.Layer) (backend.Place, func
 		p, err := s.able.placer.Place(ctx, d)
 		return p, func() error { return nil }, err
 	}
-	dir, err := s.mountAlone(ctx, d)
-	return backend.Place{Dir: dir}, func() error { return s.detach(context.WithoutCancel(ctx), d, dir) }, err
+	dir, release, err := s.mountAlone(ctx, d)
+	return backend.Place{Dir: dir}, release, err
 }
 
 // mountAlone mounts a layer that nobody else uses, writable, where it will always be mounted.
-func (s *Store) mountAlone(ctx context.Context, d backend.Layer) (string, error) {
-	dir := filepath.Join(s.cfg.MountDir, d.ID)
-	return dir, s.attach(ctx, d, dir, backend.MountOptions{})
+func (s *Store) mountAlone(ctx context.Context, d backend.Layer) (dir string, release func() error, err error) {
+	s.mu.RLock()
+	l := s.byID[d.ID]
+	s.mu.RUnlock()
+	if err := s.attach(ctx, l, d, backend.MountOptions{}); err != nil {
+		return "", nil, err
+	}
+	return s.mountPoint(l), func() error { return s.detach(context.WithoutCancel(ctx), l) }, nil
 }

@@ -165,9 +165,9 @@ func (s *Store) mapOwners(ctx context.Context, d backend.Layer, from *backend.ID
 		}
 		log.G(ctx).WithError(err).WithField("layer", d.ID).Info("changing the owner of every file instead")
 	}
-	dir, err := s.mountAlone(ctx, d)
+	dir, release, err := s.mountAlone(ctx, d)
 	if err != nil {
 		return err
 	}
-	return errors.Join(chown(dir), s.detach(context.WithoutCancel(ctx), d, dir))
+	return errors.Join(chown(dir), release())
 }

@@ -28,6 +28,7 @@ type record struct {
 	Detached bool              `json:"detached,omitempty"`
 	Draft    bool              `json:"draft,omitempty"`
 	Link     bool              `json:"link,omitempty"`
+	Lent     bool              `json:"lent,omitempty"`
 	Created  time.Time         `json:"created"`
 	Limit    int64             `json:"limit,omitempty"`
 	Label    string            `json:"label,omitempty"`

@@ -85,6 +85,9 @@ func (s *Store) retire(ctx context.Context, l *layer, name string) error {
 	if err := s.unmountAll(context.WithoutCancel(ctx), l); err != nil {
 		return err
 	}
+	if err := s.deactivate(context.WithoutCancel(ctx), l, returnedNow); err != nil {
+		return err
+	}
 	if err := failpoint.Hit("store.remove.unmounted"); err != nil {
 		return err
 	}
@@ -152,6 +155,9 @@ func (s *Store) erase(ctx context.Context, layers []*layer) (left []*layer, err 
 
 func (s *Store) eraseData(ctx context.Context, l *layer) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.deactivate(ctx, l, none); err != nil { // a layer that was left unfinished
 		return err
 	}
 	if l.link {

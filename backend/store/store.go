@@ -154,7 +154,7 @@ func (s *Store) load(ctx context.Context) error {
 			return err
 		}
 	}
-	env := backend.Env{Home: dir, UUID: s.meta.UUID}
+	env := backend.Env{Home: dir, UUID: s.meta.UUID, Active: s.activePath()}
 	for _, root := range s.cfg.Stores {
 		p, err := openPeer(root, s.meta.Backend)
 		if err != nil {
@@ -175,6 +175,9 @@ func (s *Store) load(ctx context.Context) error {
 	unfinished := s.plant(recs)
 	if s.cfg.ReadOnly {
 		return nil
+	}
+	if err := s.makeActiveDir(); err != nil {
+		return err
 	}
 	if err := s.recoverMounts(ctx); err != nil {
 		return err
@@ -290,6 +293,12 @@ func (s *Store) recoverMounts(ctx context.Context) error {
 		}
 		l.count.Store(1)
 	}
+	for _, l := range s.byID {
+		s.recall(l)
+	}
+	if err := s.deactivateRest(ctx, below); err != nil {
+		return err
+	}
 	return s.sweepMountPoints()
 }
 
@@ -401,7 +410,11 @@ func (s *Store) Info(ctx context.Context) (StoreInfo, error) {
 	if err != nil {
 		return info, err
 	}
-	info.Mounted = len(mounted)
+	for _, m := range mounted {
+		if filepath.Dir(m.Target) == s.cfg.MountDir {
+			info.Mounted++
+		}
+	}
 	if s.able.reporter != nil {
 		if info.Fields, err = s.able.reporter.Report(ctx); err != nil {
 			return info, fmt.Errorf("backend %s: %w", s.meta.Backend, err)
@@ -479,7 +492,7 @@ func (s *Store) info(l *layer) Info {
 	defer s.mu.RUnlock()
 	r := l.rec
 	i := Info{
-		Name: r.Name, ID: r.ID, State: r.State, Sealed: r.Sealed, Link: r.Link, Created: r.Created, Limit: r.Limit,
+		Name: r.Name, ID: r.ID, State: r.State, Sealed: r.Sealed, Link: r.Link, Lent: r.Lent, Created: r.Created, Limit: r.Limit,
 		Label: r.Label, IDMap: r.IDMap, Labels: r.Labels, Applied: r.Applied, Children: l.children,
 		Mounts: int(l.count.Load()), MountDir: s.mountPoint(l),
 	}

@@ -192,7 +192,7 @@ func (d *Differ) find(ctx context.Context, mounts []mount.Mount) (Layers, store.
 			return nil, i, err
 		}
 		for _, readOnly := range []bool{false, true} {
-			own, err := l.Mounts(ctx, i.Name, store.MountOptions{ReadOnly: readOnly})
+			own, err := l.Mounts(ctx, i.Name, store.MountOptions{ReadOnly: readOnly, Describe: true})
 			if err != nil {
 				return nil, i, err
 			}

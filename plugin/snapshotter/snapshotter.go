@@ -23,6 +23,7 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -154,7 +155,11 @@ func (s *Snapshotter) create(ctx context.Context, kind, key, parent string, opts
 	if err != nil {
 		return nil, err
 	}
-	return s.mounts(ctx, l, key, kind)
+	mounts, err := s.mounts(ctx, l, key, kind)
+	if err != nil {
+		return nil, errors.Join(err, l.Remove(context.WithoutCancel(ctx), Prefix+key))
+	}
+	return mounts, nil
 }
 
 // Mounts tells how to mount an active snapshot or a view. ErrNotFound, ErrFailedPrecondition (it is committed).

@@ -54,10 +54,16 @@ type rig struct {
 
 func newRig(t *testing.T, o Options) *rig {
 	t.Helper()
+	return newRigOn(t, store.Config{Backend: "dir", New: backendtest.NewDir}, o)
+}
+
+func newRigOn(t *testing.T, c store.Config, o Options) *rig {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting layers needs root")
 	}
-	s, err := store.Open(t.Context(), store.Config{Root: filepath.Join(t.TempDir(), "store"), Backend: "dir", New: backendtest.NewDir})
+	c.Root = filepath.Join(t.TempDir(), "store")
+	s, err := store.Open(t.Context(), c)
 	assert.NilError(t, err)
 	t.Cleanup(func() { assert.Check(t, s.Close(context.WithoutCancel(t.Context()))) })
 	o.Store = func(context.Context) (Layers, error) { return s, nil }
@@ -422,4 +428,14 @@ func TestPanicFailsOneCall(t *testing.T) {
 	assert.NilError(t, conn.Close())
 	cancel()
 	assert.NilError(t, <-served)
+}
+
+// TestUnseen: where containerd would not see what a backend prepares, it is told so, and nothing stays.
+func TestUnseen(t *testing.T) {
+	r := newRigOn(t, store.Config{
+		Backend: "active", New: backendtest.NewActive, Unseen: func(string) error { return errdefs.ErrFailedPrecondition },
+	}, Options{})
+	_, err := r.Prepare(t.Context(), "a", "")
+	assert.Assert(t, errdefs.IsFailedPrecondition(err), "%v", err)
+	assert.Equal(t, len(r.walk()), 0)
 }

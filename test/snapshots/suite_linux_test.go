@@ -75,6 +75,24 @@ func TestSuite(t *testing.T) {
 	assert.Equal(t, len(backends), len(slices.Collect(maps.Keys(grounds))))
 }
 
+// TestPrepared: the suite holds for a backend that has to prepare something for the mounts, too.
+func TestPrepared(t *testing.T) {
+	active := all.Driver{
+		Name: "active", Config: func() any { return nil },
+		Open: func(ctx context.Context, env backend.Env, _ any) (backend.Backend, error) {
+			return backendtest.NewActive(ctx, env)
+		},
+	}
+	disk := backendtest.LoopFS(t, "ext4", gigabyte, "")
+	testsuite.SnapshotterSuite(t, "native", func(ctx context.Context, _ string) (snapshots.Snapshotter, func() error, error) {
+		dir, err := os.MkdirTemp(disk, "store-")
+		if err != nil {
+			return nil, nil, err
+		}
+		return serve(context.WithoutCancel(ctx), dir, active)
+	})
+}
+
 // serve opens a store in dir, serves it on a socket, and returns containerd's client for it.
 func serve(ctx context.Context, dir string, b all.Driver) (snapshots.Snapshotter, func() error, error) {
 	st, err := store.Open(ctx, store.Config{
@@ -100,10 +118,34 @@ func serve(ctx context.Context, dir string, b all.Driver) (snapshots.Snapshotter
 		cancel()
 		return nil, nil, err
 	}
+	client := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "strata")
 	end := func() error {
-		err := conn.Close()
+		err := errors.Join(removeAll(ctx, client), conn.Close())
 		cancel()
 		return errors.Join(err, <-served, st.Settle(ctx), st.Close(ctx))
 	}
-	return proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "strata"), end, nil
+	return client, end, nil
+}
+
+// removeAll removes all snapshots, children first.
+func removeAll(ctx context.Context, s snapshots.Snapshotter) error {
+	var left []snapshots.Info
+	err := s.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+		left = append(left, i)
+		return nil
+	})
+	for err == nil && len(left) > 0 {
+		parents := map[string]bool{}
+		for _, i := range left {
+			parents[i.Parent] = true
+		}
+		left = slices.DeleteFunc(left, func(i snapshots.Info) bool {
+			if parents[i.Name] {
+				return false
+			}
+			err = errors.Join(err, s.Remove(ctx, i.Name))
+			return true
+		})
+	}
+	return err
 }

@@ -37,6 +37,9 @@ func Unmount(context.Context, string) error { return nil }
 // Below lists nothing: nothing can be mounted.
 func Below(string) ([]Info, error) { return nil, nil }
 
+// InHost reports false.
+func InHost() bool { return false }
+
 // Mounted reports false: nothing can be mounted.
 func Mounted(string) (bool, error) { return false, nil }
 

@@ -70,6 +70,17 @@ func Shared(dir string) (bool, error) {
 	return on.Shared, err
 }
 
+// InHost reports whether this thread is in the mount namespace of the machine's first process, as far as one in a container
+// can tell.
+func InHost() bool {
+	if os.Getpid() == 1 {
+		return false
+	}
+	first, err := os.Readlink("/proc/1/ns/mnt")
+	own, errOwn := os.Readlink("/proc/thread-self/ns/mnt")
+	return err == nil && errOwn == nil && first == own
+}
+
 // On returns the mount that dir lies on.
 func On(dir string) (Info, error) {
 	id, err := mountID(dir)

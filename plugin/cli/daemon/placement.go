@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 
+	"strata/backend/store"
 	"strata/plugin/config"
 	"strata/plugin/graphdriver"
 )
@@ -139,7 +140,23 @@ func (p Placement) hostPath(dir string) string {
 	if rest, ok := below(dir, p.data); ok {
 		return filepath.Join(p.hostData, rest)
 	}
+	if rest, ok := below(dir, p.run); ok {
+		return filepath.Join(hostRun, rest)
+	}
 	return dir
+}
+
+// unseen returns why a containerd on the host would not see what is mounted in dir, which lies in MountDir, or would not be told where.
+func (p Placement) unseen(dir string) error {
+	if p.data != "" && p.run == "" {
+		return fmt.Errorf("the plugin mounts what layers consist of in its own directory, for the host's %s is no mount of its own: mount a tmpfs there, "+
+			"or start strata serve without a plugin: %w", hostRun, errdefs.ErrFailedPrecondition)
+	}
+	if seen, err := store.Seen(dir); err != nil || seen {
+		return err
+	}
+	return fmt.Errorf("what layers consist of is mounted in %s, where containerd would not see it: make the mount that this is on a shared one "+
+		"(mount --make-shared), or start Strata in the host's mount namespace: %w", dir, errdefs.ErrFailedPrecondition)
 }
 
 // socket translates the path of a socket on the host into ours: in a managed plugin it lies in the host's /run.

@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 )
 
@@ -65,7 +68,8 @@ func TestOutsideAContainer(t *testing.T) {
 }
 
 func TestPathsOfAContainer(t *testing.T) {
-	p := Placement{data: "/data", hostData: "/var/lib"}
+	p := Placement{data: "/data", hostData: "/var/lib", run: "/hostrun"}
+	assert.Equal(t, p.hostPath("/hostrun/strata-1/.active/x"), "/run/strata-1/.active/x")
 	assert.Equal(t, p.hostPath("/data/strata/mnt/x"), "/var/lib/strata/mnt/x")
 	assert.Equal(t, p.hostPath("/data"), "/var/lib")
 	assert.Equal(t, p.hostPath("/database"), "/database")
@@ -78,6 +82,38 @@ func TestPathsOfAContainer(t *testing.T) {
 	here, err = root.here("/srv/store")
 	assert.NilError(t, err)
 	assert.Equal(t, here, "/data/srv/store")
+}
+
+// TestUnseen: what is mounted for containerd must be where containerd sees it.
+func TestUnseen(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes a mount namespace")
+	}
+	dir := t.TempDir()
+	done := make(chan map[string]error)
+	go func() { // in a thread that ends with this
+		runtime.LockOSThread()
+		got := map[string]error{"unshare": unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)}
+		got["tmpfs"] = unix.Mount("tmpfs", dir, "tmpfs", 0, "")
+		got["make private"] = unix.Mount("", dir, "", unix.MS_PRIVATE, "")
+		got["private"] = Placement{}.unseen(dir)
+		got["make shared"] = unix.Mount("", dir, "", unix.MS_SHARED, "")
+		got["shared"] = Placement{}.unseen(dir)
+		got["plugin"] = Placement{data: "/data", run: "/hostrun"}.unseen(dir)
+		got["plugin without /run"] = Placement{data: "/data"}.unseen(dir)
+		done <- got
+	}()
+	for what, err := range <-done {
+		switch what {
+		case "private":
+			assert.ErrorContains(t, err, "mount --make-shared")
+			assert.Assert(t, errdefs.IsFailedPrecondition(err))
+		case "plugin without /run":
+			assert.ErrorContains(t, err, "mount a tmpfs")
+		default:
+			assert.NilError(t, err, what)
+		}
+	}
 }
 
 func TestFacts(t *testing.T) {

@@ -28,7 +28,7 @@ func Table(backends []Backend) *config.Table {
 
 // storeConfig translates settings into what the store wants to know.
 func storeConfig(backends []Backend, s *config.Settings, p Placement) (store.Config, error) {
-	c := store.Config{Root: p.Root, MountDir: p.MountDir, Backend: s.Backend, Sync: s.Sync}
+	c := store.Config{Root: p.Root, MountDir: p.MountDir, Backend: s.Backend, Sync: s.Sync, Unseen: p.unseen}
 	c.ExactDiffs, c.ExactDiffsSet = s.ExactDiffsWanted()
 	for _, dir := range s.Stores {
 		here, err := p.here(dir)
