@@ -253,8 +253,27 @@ func testContainerd(t *testing.T, h *containerdHost) {
 	}
 	assert.Equal(t, h.container(t, dockerIO+"busybox:latest", "one", "rm /etc/group; echo new >/new; cat /new"), "new")
 	h.commit(t)
+	if h.new && h.backend == "overlay" {
+		h.remap(t)
+	}
 	h.check(t)
 	h.clear(t)
+}
+
+// remap runs containers in a user namespace: root there is 100000 outside, and sees its files as its own. With labels the image's
+// files belong to the host's root on disk, and Strata shows them as the container's; without, the client changes a copy.
+func (h *containerdHost) remap(t *testing.T) {
+	t.Helper()
+	for key, c := range map[string]struct{ flag, owner string }{"labels": {"--remap-labels", " 0:0 "}, "copied": {"--remap-labels=false", " 100000:100000 "}} {
+		out := h.ctr(t, "run", "--snapshotter", "strata", "--cgroup", h.Cgroup()+"/"+key, "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", c.flag,
+			dockerIO+"busybox:latest", key, "sh", "-c", "{ id -u; stat -c %u:%g /etc/passwd; echo x >/mine; stat -c %u:%g /mine; cat /proc/self/uid_map; } && sleep 1")
+		assert.DeepEqual(t, strings.Fields(out), strings.Fields("0 0:0 0:0 0 100000 65536"))
+		tar := h.ctr(t, "snapshots", "--snapshotter", "strata", "diff", "--media-type", "application/vnd.oci.image.layer.v1.tar", key)
+		m, err := engine.ReadManifest(strings.NewReader(tar))
+		assert.NilError(t, err)
+		assert.Assert(t, strings.Contains(m["/mine"], c.owner), "%s: %v", key, m)
+		h.ctr(t, "containers", "rm", key)
+	}
 }
 
 // commit makes a layer of what a container has changed.
