@@ -1,8 +1,10 @@
 # Run by sh as a child of the init of a new mount and PID namespace, with the machine's directory,
 # what is to be laid over /usr and the file system of /var/lib's image, both perhaps empty. With
-# zfs that image is a pool, named like the directory. The last argument is empty if there is to be no containerd.
+# zfs that image is a pool, named like the directory. The fourth argument is empty if there is to be no containerd. The
+# fifth is empty, or the script that goes on where systemd is to be the init, in the cgroup that the last names; then the
+# first process runs this.
 set -eu
-dir=$1 usr=$2 fs=$3 containerd=$4
+dir=$1 usr=$2 fs=$3 containerd=$4 systemd=$5 cgroup=$6
 mount --make-rprivate /
 mount -t proc proc /proc
 upper=$dir
@@ -25,6 +27,13 @@ zfs)
 esac
 [ -z "$usr" ] || mount -t overlay -o "lowerdir=$usr:/usr" usr /usr
 mount --make-rshared /
+if [ -n "$systemd" ]; then
+    hierarchy=/sys/fs/cgroup
+    [ -e "$hierarchy/cgroup.procs" ] || hierarchy=$hierarchy/unified # beside version 1
+    mkdir -p "$hierarchy$cgroup"
+    echo $$ >"$hierarchy$cgroup/cgroup.procs"
+    exec unshare --cgroup sh -c "$systemd" machine "$dir"
+fi
 # As Debian has it: a service of its own. One that dockerd starts itself is killed and started again
 # whenever it does not answer within half a second, three times in a row; a busy machine is that slow.
 if [ -n "$containerd" ]; then

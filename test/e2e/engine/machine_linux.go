@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // setup is run by the machine's init.
@@ -27,6 +29,8 @@ type Config struct {
 	FS     string // "btrfs", "ext4" or "xfs" puts /var/lib on a loop image, "zfs" on a pool, "" in a directory of the host
 	SubIDs bool   // give user daemon 65536 subordinate ids from 100000, for --userns-remap=daemon
 	Bare   bool   // no containerd: see Machine.Serve
+	// Systemd boots systemd: see Machine.Reboot. It runs what the test enables, and no containerd before.
+	Systemd bool
 	// Containerd is added to containerd's configuration, which is one of version 2.
 	Containerd string
 }
@@ -35,12 +39,16 @@ type Config struct {
 // except for those that start, stop or close something.
 type Machine struct {
 	dir    string
+	config Config
 	owned  io.Closer // holds the lock that tells the directory of a living machine from a leftover
 	cmd    *exec.Cmd
 	stdin  io.Closer
-	init   int            // process id of the machine's init on the real host
+	init   int            // process id of the machine's init on the real host, 0 if it is not known
 	mounts map[string]int // mount point -> how many, when it was booted
 }
+
+// haltTime is how long the end of a machine may take. systemd gives each service, and then what is left, four seconds.
+const haltTime = 20 * time.Second
 
 // imageSize is the size of the loop image for Config.FS, sparse: more than any test writes.
 const imageSize = 16 << 30
@@ -52,46 +60,68 @@ func Boot(ctx context.Context, c Config) (_ *Machine, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make machine: %w", err)
 	}
-	m := &Machine{dir: dir, owned: owned}
+	m := &Machine{dir: dir, owned: owned, config: c}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("boot machine %s: %w", dir, err), m.halt(), destroyPool(dir), os.RemoveAll(dir), owned.Close())
+			err = errors.Join(fmt.Errorf("boot machine %s: %w", dir, err), m.halt(), destroyPool(dir), m.removeCgroups(), os.RemoveAll(dir), owned.Close())
 		}
 	}()
 	if err := m.prepare(ctx, c); err != nil {
 		return nil, err
 	}
-	containerd := "containerd"
-	if c.Bare {
-		containerd = ""
+	if err := m.start(ctx); err != nil {
+		return nil, err
 	}
-	m.cmd = exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child",
-		"tini", "--", "sh", "-c", setup, "machine", dir, c.Usr, c.FS, containerd)
+	return m, nil
+}
+
+// start starts the machine's init and waits until the set-up is done.
+func (m *Machine) start(ctx context.Context) error {
+	m.init = 0
+	m.cmd = m.initCommand(ctx)
 	stdin, err := m.cmd.StdinPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	m.stdin = stdin
 	stdout, err := m.cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	m.cmd.Stderr = os.Stderr
 	if err := m.cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || line != "ready\n" {
-		return nil, fmt.Errorf("set-up ended early: %q %w", line, err)
+	line, early := bufio.NewReader(stdout).ReadString('\n')
+	m.init, err = m.findInit() // what has not come up has to be halted, too
+	if early != nil || line != "ready\n" {
+		return errors.Join(fmt.Errorf("set-up ended early: %q", line), early)
 	}
-	if m.init, err = m.findInit(); err != nil {
-		return nil, err
+	if err != nil {
+		return err
 	}
 	m.mounts, err = m.mountPoints()
-	return m, err
+	return err
+}
+
+// initCommand returns the command whose only child is the machine's init.
+func (m *Machine) initCommand(ctx context.Context) *exec.Cmd {
+	args := []string{"--mount", "--pid", "--fork", "--kill-child"}
+	containerd, systemd := "containerd", ""
+	if m.config.Bare {
+		containerd = ""
+	}
+	if m.config.Systemd {
+		systemd = becomeSystemd
+		args = append(args, "--uts", "--net") // of both it sets something
+	} else {
+		args = append(args, "tini", "--")
+	}
+	return exec.CommandContext(ctx, "unshare", append(args, "sh", "-c", setup, "machine", m.dir, m.config.Usr, m.config.FS, containerd, systemd, m.systemdCgroup())...)
 }
 
 func (m *Machine) prepare(ctx context.Context, c Config) error {
-	for _, d := range []string{"etc", "etcwork", "lib", "run", "home"} {
+	for _, d := range []string{"etc", "etcwork", "lib", "run", "home", "bin", "systemd/system"} {
 		if err := os.MkdirAll(filepath.Join(m.dir, d), 0o755); err != nil {
 			return err
 		}
@@ -188,9 +218,9 @@ func (m *Machine) mountPoints() (map[string]int, error) {
 }
 
 // Close ends everything in the machine and deletes it. It is an error if that takes more than
-// ten seconds or if anything of the machine stays on the real host.
+// haltTime or if anything of the machine stays on the real host.
 func (m *Machine) Close() error {
-	return errors.Join(m.halt(), destroyPool(m.dir), m.loops(), removeCgroups(m.Cgroup()), os.RemoveAll(m.dir), m.owned.Close())
+	return errors.Join(m.halt(), destroyPool(m.dir), m.loops(), m.removeCgroups(), os.RemoveAll(m.dir), m.owned.Close())
 }
 
 // halt ends the machine's init and so, by the rules of PID namespaces, all that runs in it.
@@ -209,9 +239,19 @@ func (m *Machine) halt() error {
 	select {
 	case <-done:
 		return nil
-	case <-time.After(10 * time.Second):
-		return errors.Join(fmt.Errorf("halt machine %s: still there", m.dir), m.cmd.Process.Kill())
+	case <-time.After(haltTime):
+		err := errors.Join(fmt.Errorf("halt machine %s: still there after %v", m.dir, haltTime), m.kill())
+		<-done
+		return err
 	}
+}
+
+// kill ends the init, with which goes all that runs in the machine; its parent ends after that.
+func (m *Machine) kill() error {
+	if m.init == 0 {
+		return m.cmd.Process.Kill()
+	}
+	return unix.Kill(m.init, unix.SIGKILL)
 }
 
 // loops returns an error if a loop device still holds a file of the machine. The kernel frees them

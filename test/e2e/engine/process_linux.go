@@ -54,10 +54,13 @@ func (m *Machine) processes(without func(Process) bool) ([]Process, error) {
 // ended tells whether the process has ended and was not reaped yet.
 func (p Process) ended() bool { return len(p.Args) == 0 }
 
-// machines tells whether the process belongs to the machine itself, as the set-up shell does and its
-// containerd, or has ended.
+// machines tells whether the process belongs to the machine itself, as the set-up shell does, its
+// containerd and systemd's journal, or has ended.
 func (p Process) machines() bool {
-	return p.ended() || p.Args[0] == "containerd" || len(p.Args) > 2 && p.Args[0] == "sh" && p.Args[2] == setup
+	if p.ended() || p.Args[0] == "containerd" || filepath.Base(p.Args[0]) == "systemd-journald" {
+		return true
+	}
+	return len(p.Args) > 2 && p.Args[0] == "sh" && (p.Args[2] == setup || p.Args[2] == becomeSystemd)
 }
 
 func process(procfs string, pid int) (Process, error) {
