@@ -65,7 +65,7 @@ func dockerImages(root string) (images []dockerImage, broken map[digest.Digest]e
 // imagesBeside reads the images of one driver, in the order of their IDs.
 func imagesBeside(layerDB string, broken map[digest.Digest]error) ([]dockerImage, error) {
 	dir := filepath.Dir(layerDB)
-	names, err := imageNames(filepath.Join(dir, "repositories.json"))
+	names, noNames, err := imageNames(filepath.Join(dir, "repositories.json"))
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +81,10 @@ func imagesBeside(layerDB string, broken map[digest.Digest]error) ([]dockerImage
 	var images []dockerImage
 	for _, e := range entries {
 		id := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
+		if err := noNames[id]; err != nil {
+			broken[id] = err
+			continue
+		}
 		if len(names[id]) == 0 && parents[id] {
 			continue
 		}
@@ -97,27 +101,28 @@ func imagesBeside(layerDB string, broken map[digest.Digest]error) ([]dockerImage
 	return images, nil
 }
 
-// imageNames reads repositories.json: the tags of each image, sorted.
-func imageNames(file string) (map[digest.Digest][]string, error) {
+// imageNames reads repositories.json: the tags of each image, sorted, and which images have a name that cannot be one.
+func imageNames(file string) (names map[digest.Digest][]string, bad map[digest.Digest]error, err error) {
 	var store struct {
 		Repositories map[string]map[string]digest.Digest
 	}
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil //nolint:nilnil // there are no names
+		return nil, nil, nil
 	}
 	if err == nil {
 		err = json.Unmarshal(text, &store)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	}
-	names := map[digest.Digest][]string{}
+	names, bad = map[digest.Digest][]string{}, map[digest.Digest]error{}
 	for _, repository := range store.Repositories {
 		for name, id := range repository {
 			named, err := reference.ParseNormalizedNamed(name)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+				bad[id] = fmt.Errorf("its name %q in %s: %w", name, file, err)
+				continue
 			}
 			if _, ok := named.(reference.Digested); !ok {
 				names[id] = append(names[id], named.String())
@@ -127,7 +132,7 @@ func imageNames(file string) (map[digest.Digest][]string, error) {
 	for _, list := range names {
 		slices.Sort(list)
 	}
-	return names, nil
+	return names, bad, nil
 }
 
 // imageParents returns the images that others were made from.

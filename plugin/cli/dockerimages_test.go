@@ -82,6 +82,14 @@ func TestDockerImages(t *testing.T) {
 	assert.Equal(t, len(broken), 1)
 	assert.ErrorIs(t, broken[gone], os.ErrNotExist)
 
+	// A name that is none is a matter of its image alone.
+	d.write(driver+"/repositories.json", fmt.Appendf(nil, `{"Repositories":{"b":{"b:1":%q},"c":{"C C":%q}}}`, tagged, dangling))
+	images, broken, err = dockerImages(d.dir)
+	assert.NilError(t, err)
+	assert.Equal(t, len(images), 1)
+	assert.Equal(t, images[0].ID, tagged)
+	assert.ErrorContains(t, broken[dangling], `"C C"`)
+
 	d.write(driver+"/imagedb/content/sha256/"+dangling.Encoded(), []byte("{}"))
 	_, broken, err = dockerImages(d.dir)
 	assert.NilError(t, err)

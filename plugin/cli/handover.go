@@ -227,7 +227,7 @@ func (h *handover) describe(ctx context.Context, i dockerImage) (m ocispec.Manif
 }
 
 // tarOf describes a layer's tar. The store knows it if it filled the layer from it; else, of one that was built, it is made once to
-// see how long it is.
+// see how long it is, and that it is still the one.
 func (h *handover) tarOf(ctx context.Context, l imageLayer) (ocispec.Descriptor, error) {
 	tar, ok := h.tars[l.Name]
 	if ok {
@@ -238,12 +238,16 @@ func (h *handover) tarOf(ctx context.Context, l imageLayer) (ocispec.Descriptor,
 	if known.Applied != nil {
 		tar.Size = known.Applied.Bytes
 	} else {
+		sum := digest.SHA256.Digester()
 		count := writerFunc(func(b []byte) (int, error) {
 			tar.Size += int64(len(b))
-			return len(b), nil
+			return sum.Hash().Write(b)
 		})
 		if err := h.Diff(ctx, l.Name, known.Parent, count); err != nil {
 			return tar, err
+		}
+		if sum.Digest() != l.Diff {
+			return tar, fmt.Errorf("layer %s gives the tar %s, Docker takes it for %s: %w", l.Name, sum.Digest(), l.Diff, errdefs.ErrDataLoss)
 		}
 	}
 	h.tars[l.Name] = tar
