@@ -82,6 +82,11 @@ func TestDockerImages(t *testing.T) {
 	assert.Equal(t, len(broken), 1)
 	assert.ErrorIs(t, broken[gone], os.ErrNotExist)
 
+	d.write(driver+"/imagedb/content/sha256/"+dangling.Encoded(), []byte("{}"))
+	_, broken, err = dockerImages(d.dir)
+	assert.NilError(t, err)
+	assert.Assert(t, errdefs.IsDataLoss(broken[dangling]), "%v", broken[dangling])
+
 	// A name that is none is a matter of its image alone.
 	d.write(driver+"/repositories.json", fmt.Appendf(nil, `{"Repositories":{"b":{"b:1":%q},"c":{"C C":%q}}}`, tagged, dangling))
 	images, broken, err = dockerImages(d.dir)
@@ -89,11 +94,6 @@ func TestDockerImages(t *testing.T) {
 	assert.Equal(t, len(images), 1)
 	assert.Equal(t, images[0].ID, tagged)
 	assert.ErrorContains(t, broken[dangling], `"C C"`)
-
-	d.write(driver+"/imagedb/content/sha256/"+dangling.Encoded(), []byte("{}"))
-	_, broken, err = dockerImages(d.dir)
-	assert.NilError(t, err)
-	assert.Assert(t, errdefs.IsDataLoss(broken[dangling]), "%v", broken[dangling])
 }
 
 // FuzzDockerImages reads a configuration and names that anybody may have written.
