@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,7 +110,9 @@ func (h *containerdHost) config() string {
 `
 	}
 	if h.new {
-		text += `[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+		text += `[plugins."io.containerd.transfer.v1.local"]
+  max_concurrent_unpacks = 4
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
   platform = "linux/amd64"
   snapshotter = "strata"
   differ = "` + differ + `"
@@ -118,7 +123,7 @@ func (h *containerdHost) config() string {
 
 func (h *containerdHost) startContainerd(t *testing.T) {
 	t.Helper()
-	s, err := h.Serve(t.Context(), "containerd", containerdSocket, "containerd", "--config", "/etc/containerd-strata.toml", "--log-level", "warn")
+	s, err := h.Serve(t.Context(), "containerd", containerdSocket, "containerd", "--config", "/etc/containerd-strata.toml", "--log-level", "debug")
 	assert.NilError(t, err)
 	h.containerd = s
 }
@@ -252,12 +257,46 @@ func testContainerd(t *testing.T, h *containerdHost) {
 		assert.Assert(t, cmp.Diff(want, got) == "", "%s: %s", name, cmp.Diff(want, got))
 	}
 	assert.Equal(t, h.container(t, dockerIO+"busybox:latest", "one", "rm /etc/group; echo new >/new; cat /new"), "new")
+	h.marks(t)
 	h.commit(t)
 	if h.new && h.backend == "overlay" {
+		assert.Assert(t, strings.Contains(h.containerd.Log(), "parallel=true"), "containerd did not unpack layers side by side")
 		h.remap(t)
 	}
 	h.check(t)
 	h.clear(t)
+}
+
+// marks loads an image with layers that delete what is below, which means the same in whatever order they are unpacked.
+func (h *containerdHost) marks(t *testing.T) {
+	t.Helper()
+	f, dir := fixtures(t), t.TempDir()
+	layer := func(name string, fill func(*tar.Writer) error) *engine.Layer {
+		l, err := engine.WriteLayer(filepath.Join(dir, name), fill)
+		assert.NilError(t, err)
+		return l
+	}
+	middle := layer("middle", func(tw *tar.Writer) error {
+		return errors.Join(engine.AddFile(tw, "many/.wh.d001", 0o644, nil), engine.AddDir(tw, "many/d002"),
+			engine.AddFile(tw, "many/d002/.wh..wh..opq", 0o644, nil), engine.AddFile(tw, "many/d002/new", 0o600, []byte("new")))
+	})
+	top := layer("top", func(tw *tar.Writer) error {
+		return errors.Join(engine.AddDir(tw, "many/d001"), engine.AddFile(tw, "many/d001/again", 0o644, []byte("again")), engine.AddFile(tw, ".wh.home", 0o644, nil))
+	})
+	archive := filepath.Join(dir, "marks.tar")
+	assert.NilError(t, engine.WriteImage(archive, "marks:latest", f.busybox, f.many, middle, top))
+	want := manifest(t, f.busybox, f.many)
+	maps.DeleteFunc(want, func(path, _ string) bool {
+		return path == "/home" || strings.HasPrefix(path, "/many/d001") || strings.HasPrefix(path, "/many/d002")
+	})
+	for path, line := range manifest(t, middle, top) {
+		if !strings.Contains(path, "/.wh.") {
+			want[path] = line
+		}
+	}
+	h.ctr(t, "images", "import", "--snapshotter", "strata", archive)
+	got := h.tree(t, dockerIO+"marks:latest")
+	assert.Assert(t, cmp.Diff(want, got) == "", "%s", cmp.Diff(want, got))
 }
 
 // remap runs containers in a user namespace: root there is 100000 outside, and sees its files as its own. With labels the image's
