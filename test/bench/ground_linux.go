@@ -45,10 +45,19 @@ func (g ground) settings() []string {
 	return settings
 }
 
+// where names the file system for the table's head, with a comma. The level suite has several, and names them in its rows.
+func (o options) where() string {
+	if o.level == "suite" {
+		return ""
+	}
+	return o.fs + ", "
+}
+
 // options are the command line.
 type options struct {
 	ground
 	plugin string // plugin directory of Strata
+	suite  string // package strata/test/benchsuite, compiled with containerd's benchmark
 	dir    string // of the workloads, "" for one that is deleted
 	quick  bool
 	make   bool
@@ -59,12 +68,13 @@ func parse(args []string) (options, error) {
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs := set.String("fs", "ext4", "`file system` that everybody stores on: ext4, btrfs or zfs")
 	set.StringVar(&o.plugin, "plugin", "build/plugin", "plugin `directory` of Strata")
+	set.StringVar(&o.suite, "suite", "build/benchsuite.test", "`program` that runs containerd's benchmark at the level suite")
 	set.StringVar(&o.dir, "workloads", "", "`directory` of the images, which are made if it has none")
 	set.BoolVar(&o.make, "make", false, "make them and end")
 	rounds := set.Int("rounds", 0, "how often everything is measured")
 	set.BoolVar(&o.quick, "quick", false, "a tenth of the data and two rounds, to see that it works")
 	only := set.String("only", "", "comma-separated `contenders`, without dockerd's own driver, which always runs")
-	level := set.String("level", "", "what is measured: comma-separated docker, driver, scale, snapshotter")
+	level := set.String("level", "", "what is measured: comma-separated docker, driver, scale, snapshotter, suite")
 	parts := set.String("parts", "", "comma-separated `workloads` at the levels docker and snapshotter: debian, many, big, deep, copies, runs, small")
 	if err := set.Parse(args); err != nil {
 		return o, err

@@ -60,6 +60,7 @@ func bench(ctx context.Context, o options) (err error) {
 		{"docker", benchDocker},
 		{"scale", benchScale},
 		{"snapshotter", benchSnapshotter},
+		{"suite", benchSuite},
 	} {
 		if !has(o.level, level.name) {
 			continue

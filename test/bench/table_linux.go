@@ -55,8 +55,8 @@ func (t *table) write(w io.Writer, o options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(&b, "Medians of %d rounds in ms, and as a ratio to the first column; %s, Linux %s, %d CPUs.\n\n",
-		o.rounds, o.fs, strings.TrimSpace(string(kernel)), cpus())
+	fmt.Fprintf(&b, "Medians of %d rounds in ms, and as a ratio to the first column; %sLinux %s, %d CPUs.\n\n",
+		o.rounds, o.where(), strings.TrimSpace(string(kernel)), cpus())
 	// Driver and Docker level have different contenders; a row is printed in the table of its own.
 	for _, group := range t.groups() {
 		fmt.Fprintf(&b, "| | %s |\n|---|%s\n", strings.Join(group.contenders, " | "), strings.Repeat("---:|", len(group.contenders)))
