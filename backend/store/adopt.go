@@ -53,11 +53,11 @@ func (s *Store) adopt(ctx context.Context, f backend.Foundling) error {
 		return err
 	}
 	defer l.mu.Unlock()
-	if err := s.rewrite(l, func(r *record) { r.State = StateReady }); err != nil {
+	if err := s.rewrite(l, s.recordSyncer(), func(r *record) { r.State = StateReady }); err != nil {
 		s.turnAway(l)
 		return err
 	}
-	if err := s.syncRecords(); err != nil {
+	if err := s.syncStep(); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.adopt.recorded"); err != nil {

@@ -80,7 +80,7 @@ func (s *Store) beginApply(l *layer, whole bool) error {
 	if whole && !l.fresh {
 		return fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
 	}
-	if err := s.rewrite(l, func(r *record) { r.State = StateApplying }); err != nil {
+	if err := s.rewrite(l, s.recordSyncer(), func(r *record) { r.State = StateApplying }); err != nil {
 		return err
 	}
 	l.fresh = false
@@ -137,12 +137,12 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 	}
 	a = Applied{Size: res.Size, Bytes: res.Bytes, Digest: res.Digest, Exact: exact}
 	if !whole { // Commit will make the record durable
-		err = s.rewrite(l, func(r *record) { r.State = StateReady })
+		err = s.rewrite(l, s.recordSyncer(), func(r *record) { r.State = StateReady })
 		l.settled = err == nil && s.durable()
 		return a, err
 	}
 	err = s.sealLocked(ctx, l, s.recordSyncer(), func(r *record) { r.State, r.Applied = StateReady, &a })
-	return a, errors.Join(err, s.syncRecords())
+	return a, errors.Join(err, s.syncStep())
 }
 
 // settle closes the log and makes durable what layertar has not.

@@ -120,17 +120,16 @@ func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer
 			return err
 		}
 	}
-	draft := s.snapshot(l).Draft
 	err := s.sealLocked(ctx, l, s.commitSyncer(ctx, l), func(r *record) {
 		r.Name, r.Labels, r.Detached, r.Lent = as, o.Labels, false, false
 		if parent != nil {
 			r.Parent = s.snapshot(parent).ID
 		}
 	})
-	if err != nil || draft {
+	if err != nil {
 		return err
 	}
-	return s.syncRecords()
+	return s.syncStep()
 }
 
 // commitSyncer makes a committed layer's record durable, and with it the content unless that is so already or sealing does

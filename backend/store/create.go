@@ -294,7 +294,7 @@ func (s *Store) seal(ctx context.Context, l *layer) error {
 }
 
 // sealLocked seals a layer and makes another change to its record with it. A power cut may undo both
-// until the next call of syncRecords. It wants l.mu.
+// until the next call of syncStep. It wants l.mu.
 func (s *Store) sealLocked(ctx context.Context, l *layer, sync syncer, change func(*record)) error {
 	if !s.snapshot(l).Sealed && s.able.sealer != nil {
 		if err := s.able.sealer.Seal(ctx, s.describe(l)); err != nil {
@@ -304,7 +304,7 @@ func (s *Store) sealLocked(ctx context.Context, l *layer, sync syncer, change fu
 			return err
 		}
 	}
-	return s.rewriteWith(l, sync, func(r *record) {
+	return s.rewrite(l, sync, func(r *record) {
 		r.Sealed, r.Draft = true, false
 		change(r)
 	})

@@ -17,11 +17,11 @@
 //	strata.json        what the store promised when it was made: format, uuid, backend, exactDiffs, created
 //	lock               empty; flock(2)ed exclusively by the process that has the store open
 //	layers/ID          the record of one layer
-//	layers/ID.new      the record of a layer that is being made, or of a draft. If its text is whole and
-//	                   says ready, it is as good as layers/ID
+//	layers/ID.new      the record of a layer that is being made, or of a draft; or one that is about to
+//	                   replace layers/ID. If its text is whole and does not say creating, it counts
 //	layers/ID.gone     the record of a layer that was removed; its data is being deleted, or waits
 //	                   until the last child is gone
-//	layers/*.tmp       a record that was being replaced when the process died; ignored, swept at Open
+//	layers/*.tmp       a record that was being written when the process died; ignored, swept at Open
 //	logs/ID            headers and padding of the tar that filled the layer (backend/internal/layertar)
 //	data/BACKEND/      the backend's home; its package comment documents it
 //	mnt/ID/            where a layer is mounted; exists only while it is
@@ -33,9 +33,9 @@
 // Front ends keep files of their own beside these: init.json and config.json.
 //
 // strata.json and the records have the same form: one line of JSON, one line with the CRC-32C
-// (Castagnoli) of the first line, its newline included, as eight hexadecimal digits. They are
-// written to a file of another name, with fsync(2), rename(2), and fsync of the directory. The JSON of
-// a record holds:
+// (Castagnoli) of the first line, its newline included, as eight hexadecimal digits. A record is
+// written to ID.tmp, which becomes ID.new, is synced and becomes ID: whichever of the names a power cut
+// leaves, the text under it is whole. The JSON of a record holds:
 //
 //	id       the ID, the same as the file's name
 //	name     the client's name. That of containerd's snapshots begins with "containerd/"
@@ -79,15 +79,16 @@
 //
 // With SyncLayer a record is durable before the call that wrote it returns, and so is the content of
 // a layer before its record says ready. Exempt is a draft, whose client fills and commits it at once: Commit makes
-// it durable, in three trips to the disk instead of six (content, record, name). Removal is durable before any data is deleted, not when Remove
+// it durable. Removal is durable before any data is deleted, not when Remove
 // returns: a power cut in between brings the layer back, whole. Data written through a mount is the
 // kernel's business, as on any file system.
 //
 // ext4 and xfs write what happened to names in order, in one journal: fs/jbd2, and
-// xlog_cil_force_seq in fs/xfs/xfs_log_cil.c. If records and data share one, a sync of the record
-// makes everything durable that happened to names before, and creating an empty layer takes one trip
-// to the disk. Elsewhere, and above all on btrfs, which logs single files, each thing is synced in
-// its turn: intent, layer, record, names. Removal takes no trip while its caller waits.
+// xlog_cil_force_seq in fs/xfs/xfs_log_cil.c. A name that a file got before it is synced is durable with it: ext4_rename
+// and xfs_rename log the file's inode, too. If records and data share one journal, a sync of the record
+// makes everything durable that happened to names before, so that creating an empty layer takes one trip
+// to the disk, and so does any change of a record. Elsewhere, and above all on btrfs, which logs single
+// files, each thing is synced in its turn: intent, layer, record, names. Removal takes no trip while its caller waits.
 //
 // # Concurrency
 //

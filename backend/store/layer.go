@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/backend"
+	"strata/backend/internal/failpoint"
 )
 
 // layer is a layer in memory.
@@ -192,29 +194,26 @@ func (s *Store) parentOf(l *layer) *layer {
 
 // update changes the layer's record on disk and then in memory. It wants l.mu.
 func (s *Store) update(l *layer, change func(*record)) error {
-	if err := s.rewrite(l, change); err != nil {
+	if err := s.rewrite(l, s.recordSyncer(), change); err != nil {
 		return err
 	}
-	return s.syncRecords()
+	return s.syncStep()
 }
 
-// rewrite is update, but that a power cut may undo it until the next call of syncRecords. A draft's record it may tear, too.
-func (s *Store) rewrite(l *layer, change func(*record)) error {
-	return s.rewriteWith(l, s.recordSyncer(), change)
-}
-
-// rewriteWith is rewrite with another way to make the record durable.
-func (s *Store) rewriteWith(l *layer, sync syncer, change func(*record)) error {
-	rec := s.snapshot(l)
-	path, draft := s.path(layersDir, rec.ID), rec.Draft
+// rewrite is update, but that where no journal keeps names in order a power cut may undo it until the next call of syncStep. A
+// draft's record it may tear, too. sync makes the new text durable.
+func (s *Store) rewrite(l *layer, sync syncer, change func(*record)) error {
+	old := s.snapshot(l)
+	rec := old
 	change(&rec)
-	var err error
-	if draft {
-		err = rewriteDraft(path, rec, sync)
-	} else {
-		err = writeFile(path, rec, sync)
-	}
-	if err != nil {
+	path := s.path(layersDir, rec.ID)
+	if err := replaceRecord(path, rec, sync); err != nil {
+		if old.Draft {
+			return errors.Join(err, writeFile(path+newSuffix, old, nil))
+		}
+		if rerr := os.Remove(path + newSuffix); !errors.Is(rerr, os.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
 		return err
 	}
 	s.mu.Lock()
@@ -223,9 +222,9 @@ func (s *Store) rewriteWith(l *layer, sync syncer, change func(*record)) error {
 	return nil
 }
 
-// rewriteDraft replaces the record of a draft. If that is to be one no more, a single sync makes the text durable and
-// the name under which it counts as much as under the other.
-func rewriteDraft(path string, rec record, sync syncer) error {
+// replaceRecord replaces a layer's record. The new one counts as soon as it has the name with newSuffix: the sync that makes its
+// text durable does the same for that name, in a journal, so that the other needs none.
+func replaceRecord(path string, rec record, sync syncer) error {
 	if err := writeFile(path+newSuffix, rec, nil); err != nil || rec.Draft {
 		return err
 	}
@@ -233,6 +232,9 @@ func rewriteDraft(path string, rec record, sync syncer) error {
 		if err := sync(path + newSuffix); err != nil {
 			return err
 		}
+	}
+	if err := failpoint.Hit("store.record.synced"); err != nil {
+		return err
 	}
 	return os.Rename(path+newSuffix, path)
 }

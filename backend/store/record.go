@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -40,9 +41,9 @@ type record struct {
 // What the name of a file in layers/ says beyond the layer's ID (doc.go). Renaming a file is all it
 // takes to change it.
 const (
-	newSuffix  = ".new"  // the layer is being made, or a draft
+	newSuffix  = ".new"  // the layer is being made, or a draft, or the record is about to replace another
 	goneSuffix = ".gone" // the layer was removed
-	tmpSuffix  = ".tmp"  // a record that is being replaced
+	tmpSuffix  = ".tmp"  // text that is being written
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -129,17 +130,22 @@ type badRecord struct {
 }
 
 // readRecords reads all records below dir. The name of one says if its layer is being made or was
-// removed; then the text may be torn, and the record has an ID and a state only. One whose layer was
-// made, and only lacked its name, gets that if sweep is set. Temporary files of a crashed process are
+// removed; then the text may be torn, and the record has an ID and a state only. One that is whole and was about to get
+// its name, perhaps another's, gets that if sweep is set. Temporary files of a crashed process are
 // ignored, and removed if sweep is set.
 func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list records: %w", err)
 	}
+	there := make(map[string]bool, len(entries))
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if strings.HasSuffix(e.Name(), tmpSuffix) {
+		there[e.Name()] = true
+	}
+	for _, e := range entries {
+		name := e.Name()
+		path := filepath.Join(dir, name)
+		if strings.HasSuffix(name, tmpSuffix) {
 			if sweep {
 				if err := os.Remove(path); err != nil {
 					return nil, nil, fmt.Errorf("sweep records: %w", err)
@@ -147,14 +153,44 @@ func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err er
 			}
 			continue
 		}
-		r, err := readRecord(dir, e.Name(), sweep)
+		id, state := parseName(name)
+		switch {
+		case state != StateRemoving && there[id+goneSuffix]: // what a removal that was cut off left
+			continue
+		case state == "" && there[name+newSuffix]:
+			if replaced, err := settleRecord(path, sweep); err != nil {
+				return nil, nil, err
+			} else if replaced {
+				continue
+			}
+			delete(there, name+newSuffix)
+		case state == StateCreating && !there[name]: // torn, and the one that it was to replace stays
+			continue
+		}
+		r, err := readRecord(dir, name, sweep)
 		if err != nil {
-			bad = append(bad, badRecord{id: e.Name(), err: err})
+			bad = append(bad, badRecord{id: name, err: err})
 			continue
 		}
 		recs = append(recs, r)
 	}
 	return recs, bad, nil
+}
+
+// settleRecord looks at a record beside which there is another one that was to replace it. If that is whole, it counts, under
+// its own name; else it is removed if sweep is set.
+func settleRecord(path string, sweep bool) (replaced bool, err error) {
+	var r record
+	err = readFile(path+newSuffix, &r)
+	switch {
+	case err == nil:
+		return true, nil
+	case errdefs.IsDataLoss(err) && sweep:
+		return false, os.Remove(path + newSuffix)
+	case errdefs.IsDataLoss(err), errors.Is(err, os.ErrNotExist): // its owner has done it meanwhile
+		return false, nil
+	}
+	return false, err
 }
 
 // readRecord reads one record for readRecords.

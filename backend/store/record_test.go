@@ -76,6 +76,16 @@ func TestReadRecords(t *testing.T) {
 	assert.NilError(t, writeFile(filepath.Join(dir, "made"+newSuffix), made, nil))
 	assert.NilError(t, writeFile(filepath.Join(dir, "gone"+goneSuffix), gone, nil))
 	gone.State = StateRemoving
+	// A record that was about to replace another does, unless it is torn.
+	old, torn, changed := good, good, good
+	old.ID, torn.ID, changed.ID, changed.Name = "replaced", "replaced2", "replaced", "changed"
+	assert.NilError(t, writeFile(filepath.Join(dir, old.ID), old, nil))
+	assert.NilError(t, writeFile(filepath.Join(dir, old.ID+newSuffix), changed, nil))
+	assert.NilError(t, writeFile(filepath.Join(dir, torn.ID), torn, nil))
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, torn.ID+newSuffix), []byte(`{"id":"repl`), 0o600))
+	// A removal that was cut off goes on, whatever else there is.
+	assert.NilError(t, writeFile(filepath.Join(dir, gone.ID), good, nil))
+	assert.NilError(t, writeFile(filepath.Join(dir, gone.ID+newSuffix), good, nil))
 	draft.ID, draft.Draft = "draft", true
 	assert.NilError(t, writeFile(filepath.Join(dir, "draft"+newSuffix), draft, nil))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn1"+newSuffix), []byte(`{"id":"torn1"`), 0o600))
@@ -83,7 +93,7 @@ func TestReadRecords(t *testing.T) {
 
 	recs, bad, err := readRecords(dir, true)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, recs, []record{good, draft, gone, half, made, {ID: "torn1", Name: "torn1", State: StateCreating}})
+	assert.DeepEqual(t, recs, []record{good, draft, gone, half, made, changed, torn, {ID: "torn1", Name: "torn1", State: StateCreating}})
 	assert.Equal(t, len(bad), 3)
 	_, err = os.Stat(filepath.Join(dir, "made"))
 	assert.NilError(t, err, "the layer was made and lacks only its name")

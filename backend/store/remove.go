@@ -104,13 +104,12 @@ func (s *Store) retire(ctx context.Context, l *layer, name string) error {
 // markGone renames the record of a layer that is removed or whose making failed. It wants l.mu.
 func (s *Store) markGone(l *layer) error {
 	path := s.path(layersDir, l.rec.ID)
-	for _, from := range []string{path, path + newSuffix} {
-		err := os.Rename(from, path+goneSuffix)
-		if !errors.Is(err, os.ErrNotExist) {
+	for _, from := range []string{path + newSuffix, path} { // it may have no record yet, and two after a failure
+		if err := os.Rename(from, path+goneSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	return nil // it was never written, or somebody removed it
+	return nil
 }
 
 // leave takes a removed layer out of the tree unless it has children, and with it the removed parents
