@@ -23,7 +23,7 @@ type Factory struct {
 	FS           string // the file system below the stores: "ext4", "xfs", "btrfs" or "tmpfs"
 	MountOptions string // for it, as for mount -o
 	// Thorough makes Crash stop at each failpoint every time it is passed, not only the first time,
-	// the last time and two times between.
+	// the last time and two times between. With go test -short it is the first and the last in any case.
 	Thorough bool
 	// Slow says that starting a process takes long, as in an emulated machine, and that the backend starts many. Crash then
 	// stops at each failpoint once, returns errors from the backend's own only, and kills the recovery from one crash.

@@ -94,6 +94,7 @@ func TestUnseen(t *testing.T) {
 	go func() { // in a thread that ends with this
 		runtime.LockOSThread()
 		got := map[string]error{"unshare": unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)}
+		got["leave"] = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 		got["tmpfs"] = unix.Mount("tmpfs", dir, "tmpfs", 0, "")
 		got["make private"] = unix.Mount("", dir, "", unix.MS_PRIVATE, "")
 		got["private"] = Placement{}.unseen(dir)
