@@ -173,25 +173,6 @@ func (h *containerdHost) container(t *testing.T, image, name, script string) str
 	return h.ctr(t, "run", "--snapshotter", "strata", "--rm", "--cgroup", h.Cgroup()+"/"+name, image, name, "sh", "-c", "{ "+script+"; } && sleep 1")
 }
 
-// tree returns what an image holds.
-func (h *containerdHost) tree(t *testing.T, image string) engine.Manifest {
-	t.Helper()
-	const dir = "/run/tree"
-	h.run(t, "mkdir", "-p", dir)
-	h.ctr(t, "images", "mount", "--snapshotter", "strata", image, dir)
-	defer h.ctr(t, "images", "unmount", "--snapshotter", "strata", "--rm", dir)
-	return h.readTree(t, dir)
-}
-
-func (h *containerdHost) readTree(t *testing.T, dir string) engine.Manifest {
-	t.Helper()
-	tar, err := h.Command(t.Context(), "tar", "-C", dir, "--xattrs", "--sort=name", "-c", ".").Output()
-	assert.NilError(t, err)
-	m, err := engine.ReadManifest(bytes.NewReader(tar))
-	assert.NilError(t, err)
-	return m.Without()
-}
-
 // cli begins a command line of Strata's own.
 func (h *containerdHost) cli() []string {
 	if h.strata == nil {
@@ -357,6 +338,7 @@ func TestBothAtOnce(t *testing.T) {
 		assert.Assert(t, len(both) > len(docker), "%v", both)
 		h.kill(t, killPlugin)
 		h.revive(t, killPlugin)
+		c.await(t)
 		got, want := c.tree(t, dockerIO+"many:latest"), manifest(t, f.busybox, f.many)
 		assert.Assert(t, cmp.Diff(want, got) == "", "%s", cmp.Diff(want, got))
 		assert.Equal(t, c.container(t, dockerIO+"many:latest", "one", "echo new >/new; cat /new"), "new")
