@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,26 +100,45 @@ func testPod(t *testing.T, h *containerdHost, handler string) {
 	assert.NilError(t, err)
 }
 
-// TestNerdctl does what people do with a docker for containerd, as docs/nerdctl.md has it.
+// nerdctlConfig is nerdctl's configuration file, as docs/nerdctl.md has it.
+const nerdctlConfig = "snapshotter = \"strata\"\n"
+
+// TestNerdctl does what people do with a docker for containerd, as docs/nerdctl.md has it: with Strata named by a flag, and in
+// nerdctl's configuration file.
 func TestNerdctl(t *testing.T) {
 	program := filepath.Join(builtUsr(t, engine.Nerdctl()), "sbin", "nerdctl")
 	h := newContainerdHost(t, containerdSetup{usr: builtUsr(t, engine.Docker29()), backend: "overlay", fs: "ext4", new: true, differ: true})
+	argv := []string{program, "--cgroup-manager", "cgroupfs"}
+	t.Run("flag", func(t *testing.T) { testNerdctl(t, h, append(argv, "--snapshotter", "strata")...) })
+	assert.NilError(t, os.MkdirAll(h.Path("/etc/nerdctl"), 0o755))
+	assert.NilError(t, os.WriteFile(h.Path("/etc/nerdctl/nerdctl.toml"), []byte(nerdctlConfig), 0o600))
+	t.Run("file", func(t *testing.T) { testNerdctl(t, h, argv...) })
+}
+
+func testNerdctl(t *testing.T, h *containerdHost, argv ...string) {
+	t.Helper()
 	nerdctl := func(args ...string) string {
 		t.Helper()
-		return h.run(t, append([]string{program, "--snapshotter", "strata", "--cgroup-manager", "cgroupfs"}, args...)...)
+		return h.run(t, slices.Concat(argv, args)...)
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		return nerdctl(append([]string{"run", "--security-opt", "seccomp=unconfined", "--net", "none"}, args...)...)
 	}
 	nerdctl("load", "--input", fixtures(t).archive("many"))
-	assert.Equal(t, nerdctl("run", "--rm", "--security-opt", "seccomp=unconfined", "--net", "none", "many", "sh", "-c", "find /many -type f | wc -l"), "5000")
-	nerdctl("run", "--name", "one", "--security-opt", "seccomp=unconfined", "--net", "none", "many", "sh", "-c", "echo new >/new")
+	assert.Equal(t, run("--rm", "many", "sh", "-c", "find /many -type f | wc -l"), "5000")
+	run("--name", "one", "many", "sh", "-c", "echo new >/new")
+	id := nerdctl("container", "inspect", "--format", "{{.ID}}", "one")
+	assert.Assert(t, slices.ContainsFunc(h.layers(t), func(l string) bool { return strings.Contains(l, id) }), "%s is not on Strata: %v", id, h.layers(t))
 	assert.Assert(t, strings.Contains(nerdctl("diff", "one"), "A /new"))
 	nerdctl("commit", "one", "committed")
-	assert.Equal(t, nerdctl("run", "--rm", "--security-opt", "seccomp=unconfined", "--net", "none", "committed", "cat", "/new"), "new")
+	assert.Equal(t, run("--rm", "committed", "cat", "/new"), "new")
 	saved := filepath.Join(t.TempDir(), "saved")
 	nerdctl("save", "--output", saved, "committed")
 	nerdctl("rm", "one")
 	nerdctl("rmi", "committed", "many")
 	nerdctl("load", "--input", saved)
-	assert.Equal(t, nerdctl("run", "--rm", "--security-opt", "seccomp=unconfined", "--net", "none", "committed", "cat", "/new"), "new")
+	assert.Equal(t, run("--rm", "committed", "cat", "/new"), "new")
 	nerdctl("rmi", "committed")
 	h.clear(t, "default")
 }
