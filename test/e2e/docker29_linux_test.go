@@ -26,6 +26,14 @@ func TestDocker29(t *testing.T) {
 	})
 }
 
+// TestDocker28 runs a Docker of version 28 in the mode that has become 29's, on containerd 2.1.
+func TestDocker28(t *testing.T) {
+	testDockers(t, engine.Docker28(), map[string]containerdSetup{
+		"overlay-differ": {backend: "overlay", new: true, serial: true, differ: true},
+		"btrfs":          {backend: "btrfs", new: true, serial: true, fs: "btrfs"},
+	})
+}
+
 // TestDocker27 runs Docker 27 in the mode that has become 29's, on Debian's containerd 1.6.
 func TestDocker27(t *testing.T) {
 	testDockers(t, engine.Docker27(), map[string]containerdSetup{
@@ -36,9 +44,20 @@ func TestDocker27(t *testing.T) {
 
 // TestDocker29Managed: Docker 29 runs Strata as its plugin, and stores with it.
 func TestDocker29Managed(t *testing.T) {
-	h := newContainerdHost(t, containerdSetup{usr: builtUsr(t, engine.Docker29()), backend: "overlay", fs: "ext4", new: true, differ: true, managed: true})
+	testDockerManaged(t, engine.Docker29())
+}
+
+// TestDocker28Managed is the same with 28.
+func TestDocker28Managed(t *testing.T) {
+	testDockerManaged(t, engine.Docker28())
+}
+
+func testDockerManaged(t *testing.T, programs engine.Programs) {
+	t.Helper()
+	h := newContainerdHost(t, containerdSetup{usr: builtUsr(t, programs), backend: "overlay", fs: "ext4", new: true, differ: true, managed: true})
 	d := &host{Machine: h.Machine}
 	h.startDockerOn(t, "overlayfs")
+	assert.Equal(t, d.api(t), programs.API)
 	d.do(t, "plugin", "create", "strata", fixtures(t).plugins[0])
 	d.do(t, "plugin", "set", "strata", "STRATA_SNAPSHOTTER_SOCKET="+snapshotterSocket)
 	d.do(t, "plugin", "enable", "strata")
@@ -61,11 +80,19 @@ func testDockers(t *testing.T, programs engine.Programs, setups map[string]conta
 				testHandOver(t, h)
 			}
 			h.startDocker(t)
-			testContainerdStore(t, &host{Machine: h.Machine})
+			d := &host{Machine: h.Machine}
+			assert.Equal(t, d.api(t), programs.API)
+			testContainerdStore(t, d)
 			testDockerKill(t, h)
 			h.clear(t, "default", "moby")
 		})
 	}
+}
+
+// api is the version of Docker's API that the dockerd speaks, by which it is known.
+func (h *host) api(t *testing.T) string {
+	t.Helper()
+	return h.do(t, "version", "--format={{.Server.APIVersion}}")
 }
 
 // startDocker starts a dockerd that keeps images in containerd, as docs/docker.md has it.

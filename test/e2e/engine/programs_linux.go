@@ -12,9 +12,10 @@ import (
 	"strings"
 )
 
-// Programs are daemons that no Debian suite has, made from Go modules.
+// Programs are daemons that no Debian suite has, or not for long, made from Go modules.
 type Programs struct {
 	Name   string // in the cache, with the versions
+	API    string // of Docker's that its dockerd speaks, "" if there is none: how a dockerd that was made so calls itself says nothing
 	builds []build
 }
 
@@ -29,24 +30,42 @@ type build struct {
 
 // Docker27 is a Docker engine of the last version that takes graph driver plugins. It runs on Debian's containerd.
 func Docker27() Programs {
-	return Programs{"docker-27.5.1", []build{
-		{module: "github.com/docker/docker@v27.5.1+incompatible", packages: []string{"github.com/docker/docker/cmd/dockerd"}},
+	return Programs{"docker-27.5.1", "1.47", []build{docker("v27.5.1")}}
+}
+
+// Docker28 is a Docker engine of version 28, the first without graph driver plugins, with a containerd and a runc for it: the
+// versions that Debian's testing had in November 2026. The module proxy has them for longer than that.
+func Docker28() Programs {
+	return Programs{"docker-28.5.2+containerd-2.1.9+runc-1.3.6", "1.51", []build{
+		containerd("v2.1.9"), docker("v28.5.2"), runc("v1.3.6"),
 	}}
 }
 
 // Docker29 is a Docker engine of version 29, which takes any snapshotter as storage driver, with a containerd and a runc for it.
 func Docker29() Programs {
-	containerd := func(name string) string { return "github.com/containerd/containerd/v2/cmd/" + name + "@v2.4.2" }
-	return Programs{"docker-2.0.0-beta.24+containerd-2.4.2+runc-1.5.2", []build{
-		{packages: []string{containerd("containerd"), containerd("ctr"), containerd("containerd-shim-runc-v2")}},
-		{packages: []string{"github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24"}},
-		{cgo: true, packages: []string{"github.com/opencontainers/runc@v1.5.2"}},
+	return Programs{"docker-2.0.0-beta.24+containerd-2.4.2+runc-1.5.2", "1.56", []build{
+		containerd("v2.4.2"), {packages: []string{"github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24"}}, runc("v1.5.2"),
 	}}
+}
+
+// docker makes a dockerd before it moved to github.com/moby/moby/v2.
+func docker(version string) build {
+	return build{module: "github.com/docker/docker@" + version + "+incompatible", packages: []string{"github.com/docker/docker/cmd/dockerd"}}
+}
+
+// containerd is made in a module of its own, for go install refuses a go.mod that excludes versions, as that of 2.1 does.
+func containerd(version string) build {
+	const module = "github.com/containerd/containerd/v2"
+	return build{module: module + "@" + version, packages: []string{module + "/cmd/containerd", module + "/cmd/ctr", module + "/cmd/containerd-shim-runc-v2"}}
+}
+
+func runc(version string) build {
+	return build{cgo: true, packages: []string{"github.com/opencontainers/runc@" + version}}
 }
 
 // Nerdctl is a docker for containerd.
 func Nerdctl() Programs {
-	return Programs{"nerdctl-2.1.2", []build{
+	return Programs{"nerdctl-2.1.2", "", []build{
 		{
 			module: "github.com/containerd/nerdctl/v2@v2.1.2", packages: []string{"github.com/containerd/nerdctl/v2/cmd/nerdctl"},
 			tests: "github.com/containerd/nerdctl/mod/tigron",
@@ -94,7 +113,7 @@ func goCommand(ctx context.Context, dir string, env []string, args ...string) (s
 	return Output(cmd)
 }
 
-// wrap makes dir a module that requires the other, and what is in its vendor.mod if there is one.
+// wrap makes dir a module that requires the other, and what is in its vendor.mod if there is one. It replaces that of an earlier build.
 func wrap(ctx context.Context, dir string, b build) error {
 	out, err := goCommand(ctx, dir, os.Environ(), "mod", "download", "-json", b.module)
 	if err != nil {
@@ -107,7 +126,7 @@ func wrap(ctx context.Context, dir string, b build) error {
 	path, version, _ := strings.Cut(b.module, "@")
 	text, err := os.ReadFile(filepath.Join(source.Dir, "vendor.mod"))
 	if errors.Is(err, fs.ErrNotExist) {
-		text, err = []byte("\nmodule "+path+"\n"), nil
+		text, err = []byte("\nmodule "+path+"\n\ngo 1.21\n"), nil // with a go of 1.17 or later, versions are those that the other was made with
 	}
 	if err != nil {
 		return err
