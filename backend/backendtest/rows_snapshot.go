@@ -28,15 +28,15 @@ func snapshotRows() []row {
 	}
 }
 
-func (r *rig) commit(name, as, parent string) {
+func (r *rig) commit(name, as string) {
 	r.t.Helper()
-	assert.NilError(r.t, r.store.Commit(r.ctx(), name, as, store.CommitOptions{Parent: parent}), "commit %s as %s", name, as)
+	assert.NilError(r.t, r.store.Commit(r.ctx(), name, as, store.CommitOptions{}), "commit %s as %s", name, as)
 }
 
 func commit(r *rig) {
 	r.create("base", "")
 	r.write("base", aSmallTree())
-	r.commit("base", "image", "")
+	r.commit("base", "image")
 	r.create("draft", "image")
 	r.write("draft", CreateFile("new", []byte("new"), 0o644), Mkdir("dir", 0o755))
 	before, was := r.stat("draft"), r.tree("draft")
@@ -113,7 +113,7 @@ func lateLayers() [][]byte {
 func commitLate(r *rig) {
 	r.create("mode", "")
 	r.write("mode", Chmod(".", 0o751))
-	r.commit("mode", "base", "")
+	r.commit("mode", "base")
 	late, top := lateLayers(), "base"
 	for i := len(late) - 1; i >= 0; i-- {
 		name := fmt.Sprint("late", i)
@@ -145,7 +145,7 @@ func commitLate(r *rig) {
 	assert.NilError(r.t, r.store.Create(r.ctx(), "alone", "", store.CreateOptions{Detached: true}))
 	_, err := r.store.Unpack(r.ctx(), "alone", bytes.NewReader(late[1]))
 	assert.NilError(r.t, err)
-	r.commit("alone", "base layer", "")
+	r.commit("alone", "base layer")
 	r.fill("straight", "", late[1])
 	r.same(r.tree("straight").WithoutClock(), r.tree("base layer").WithoutClock(), "base layer")
 	err = r.store.Remove(r.ctx(), "done1")
@@ -190,7 +190,7 @@ func drafts(r *rig) {
 	assert.NilError(r.t, err)
 	r.reopen()
 	r.same(r.tree("want").WithoutClock(), r.tree("l").WithoutClock(), "draft")
-	r.commit("l", "done", "")
+	r.commit("l", "done")
 	r.reopen()
 	assert.DeepEqual(r.t, r.names(), []string{"base", "done", "want"})
 	r.same(r.tree("want").WithoutClock(), r.tree("done").WithoutClock(), "committed draft")
@@ -285,7 +285,7 @@ func lentLayers(r *rig) {
 	r.create("base", "")
 	r.write("base", aSmallTree())
 	r.create("image", "base")
-	r.commit("image", "done", "")
+	r.commit("image", "done")
 	want := r.tree("done")
 	for _, name := range []string{"view1", "view2"} {
 		assert.NilError(r.t, r.store.Link(r.ctx(), name, "done", nil))
@@ -305,7 +305,7 @@ func lentLayers(r *rig) {
 	// One after the other ends, and none takes away what another needs.
 	ends := []func(){
 		func() { r.remove("view1") },
-		func() { r.commit("other", "other done", "") },
+		func() { r.commit("other", "other done") },
 		func() { r.remove("view2") },
 	}
 	r.mountedAbroad("rw", false, func(dir string) {

@@ -302,11 +302,11 @@ func (r *runtime) unpackParallel(ctx context.Context, layers []*engine.Layer) (c
 		return nil, err
 	}
 	for i, name := range chain {
-		opts := []snapshots.Opt{root()}
+		parent := ""
 		if i > 0 {
-			opts = append(opts, snapshots.WithParent(chain[i-1]))
+			parent = chain[i-1]
 		}
-		if err := r.snapshots.Commit(ctx, name, extract(name), opts...); err != nil {
+		if err := r.snapshots.Commit(ctx, name, extract(name), root(), snapshots.WithParent(parent)); err != nil {
 			return nil, err
 		}
 	}
@@ -315,10 +315,10 @@ func (r *runtime) unpackParallel(ctx context.Context, layers []*engine.Layer) (c
 
 // chainIDs are what containerd calls an image's snapshots.
 func chainIDs(layers []*engine.Layer) (chain []string) {
-	var diffs []digest.Digest
-	for _, l := range layers {
-		diffs = append(diffs, descriptor(l).Digest)
-		chain = append(chain, identity.ChainID(diffs).String())
+	diffs := make([]digest.Digest, len(layers))
+	for i, l := range layers {
+		diffs[i] = descriptor(l).Digest
+		chain = append(chain, identity.ChainID(diffs[:i+1]).String())
 	}
 	return chain
 }

@@ -105,7 +105,8 @@ func (h *containerdHost) startDockerOn(t *testing.T, driver string) {
 	t.Helper()
 	config := `{"features": {"containerd-snapshotter": true}, "storage-driver": "` + driver + `"}`
 	assert.NilError(t, os.WriteFile(h.Path("/etc/docker-strata.json"), []byte(config), 0o600))
-	s, err := h.Serve(t.Context(), "dockerd", "/run/docker.sock", "env", "DOCKER_MIN_API_VERSION=1.41", "dockerd",
+	h.run(t, "mkdir", "-p", "/run/tmp") // a dockerd that is killed leaves directories there
+	s, err := h.Serve(t.Context(), "dockerd", "/run/docker.sock", "env", "TMPDIR=/run/tmp", "DOCKER_MIN_API_VERSION=1.41", "dockerd",
 		"--config-file=/etc/docker-strata.json", "--containerd="+containerdSocket, "--cgroup-parent="+h.Cgroup(),
 		"--bridge=none", "--iptables=false", "--ip6tables=false", "--seccomp-profile=unconfined")
 	assert.NilError(t, err)
