@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -26,6 +27,8 @@ type build struct {
 	// module is MODULE@VERSION. Docker's has no go.mod: what it needs is in its vendor.mod.
 	module string
 	tests  string // a module that only the other's tests need, and nobody serves
+	// staging is the version under which the modules are served that module has below ./staging/src.
+	staging string
 }
 
 // Docker27 is a Docker engine of the last version that takes graph driver plugins. It runs on Debian's containerd.
@@ -73,6 +76,18 @@ func Nerdctl() Programs {
 	}}
 }
 
+// Kubernetes is what a node with an API server of its own runs, but for a container runtime. Its etcd is called server, as the
+// module is.
+func Kubernetes() Programs {
+	return Programs{"kubernetes-1.34.4+etcd-3.6.4", []build{
+		{
+			module: "k8s.io/kubernetes@v1.34.4", staging: "v0.34.4", packages: []string{
+				"k8s.io/kubernetes/cmd/kube-apiserver", "k8s.io/kubernetes/cmd/kubelet", "go.etcd.io/etcd/server/v3",
+			},
+		},
+	}}
+}
+
 // Usr returns a directory to be laid over /usr. Making it takes some ten minutes, once.
 func (p Programs) Usr(ctx context.Context, c *Cache) (string, error) {
 	dir, err := c.Entry(ctx, p.Name, p.install)
@@ -113,7 +128,8 @@ func goCommand(ctx context.Context, dir string, env []string, args ...string) (s
 	return Output(cmd)
 }
 
-// wrap makes dir a module that requires the other, and what is in its vendor.mod if there is one. It replaces that of an earlier build.
+// wrap makes dir a module that requires the other, and what is in its vendor.mod if there is one, or in its go.mod if that names
+// modules of its own tree. It replaces that of an earlier build.
 func wrap(ctx context.Context, dir string, b build) error {
 	out, err := goCommand(ctx, dir, os.Environ(), "mod", "download", "-json", b.module)
 	if err != nil {
@@ -124,12 +140,19 @@ func wrap(ctx context.Context, dir string, b build) error {
 		return fmt.Errorf("go mod download: %w", err)
 	}
 	path, version, _ := strings.Cut(b.module, "@")
-	text, err := os.ReadFile(filepath.Join(source.Dir, "vendor.mod"))
+	requires := "vendor.mod"
+	if b.staging != "" {
+		requires = "go.mod"
+	}
+	text, err := os.ReadFile(filepath.Join(source.Dir, requires))
 	if errors.Is(err, fs.ErrNotExist) {
 		text, err = []byte("\nmodule "+path+"\n\ngo 1.21\n"), nil // with a go of 1.17 or later, versions are those that the other was made with
 	}
 	if err != nil {
 		return err
+	}
+	if b.staging != "" {
+		text = regexp.MustCompile(`=> \./staging/src/(\S+)`).ReplaceAll(text, []byte("=> $1 "+b.staging))
 	}
 	wrapped := strings.Replace(string(text), "\nmodule "+path+"\n", "\nmodule wrapper\n", 1) + "\nrequire " + path + " " + version + "\n"
 	if b.tests != "" {

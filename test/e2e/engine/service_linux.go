@@ -23,8 +23,8 @@ type Service struct {
 	log  string
 }
 
-// Serve starts a program in the machine and waits until it listens on the socket. Its log goes on where that of an earlier
-// service of that name ended.
+// Serve starts a program in the machine and waits until it listens on the socket, a path in the machine or HOST:PORT. Its log goes
+// on where that of an earlier service of that name ended.
 func (m *Machine) Serve(ctx context.Context, name, socket string, argv ...string) (*Service, error) {
 	s := &Service{name: name, m: m, done: make(chan struct{}), log: filepath.Join(m.dir, name+".log")}
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -42,10 +42,14 @@ func (m *Machine) Serve(ctx context.Context, name, socket string, argv ...string
 		s.err = s.cmd.Wait()
 		close(s.done)
 	}()
+	network, address := "tcp", socket
+	if filepath.IsAbs(socket) {
+		network, address = "unix", m.Path(socket)
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", m.Path(socket))
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil {
 			return s, conn.Close()
 		}
