@@ -23,11 +23,15 @@ const kubernetesConfig = `[plugins."io.containerd.cri.v1.images"]
   snapshotter = "%s"
   [plugins."io.containerd.cri.v1.images".pinned_images]
     sandbox = "docker.io/library/pause:latest"
+  [plugins."io.containerd.cri.v1.images".runtime_platforms.strata]
+    snapshotter = "strata"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.strata]
   runtime_type = "io.containerd.runc.v2"
   snapshotter = "strata"
+[proxy_plugins.strata.exports]
+  root = "/var/lib/strata"
 `
 
 // restricted is for machines on which root may not protect processes from the kernel's OOM killer.
