@@ -14,8 +14,19 @@ function parent(name)
     return (string.gsub(name, "/[^/]*$", ""))
 end
 
+-- owned tells a layer of this store. One whose making a power cut has interrupted has no properties yet: it is known by its
+-- name, which is one that the store made up at random (store.newID).
+function owned(name)
+    local owner = zfs.get_prop(name, "strata:store")
+    if owner ~= nil and owner ~= "" then
+        return owner == store
+    end
+    local id = string.match(name, "[^/]*$")
+    return #id == 16 and string.match(id, "^[a-z2-7]*$") ~= nil
+end
+
 function ours(clone)
-    return parent(clone) == parent(fs) and zfs.get_prop(clone, "strata:store") == store
+    return parent(clone) == parent(fs) and owned(clone)
 end
 
 -- heirs lists the layers that are clones of a snapshot.
@@ -27,7 +38,7 @@ function heirs(snap)
     return list
 end
 
-if not zfs.exists(fs) or zfs.get_prop(fs, "strata:store") ~= store then
+if not zfs.exists(fs) or not owned(fs) then
     return result -- there is nothing, or nothing of this store's
 end
 for child in zfs.list.children(fs) do

@@ -241,6 +241,35 @@ func TestRemoveInTheWay(t *testing.T) {
 	command(t, "zfs", "destroy", "-r", r.pool+"/mine")
 }
 
+// TestHalfMade: a dataset that a power cut kept from getting its properties is removed with the layer's record, and is in nobody's way.
+func TestHalfMade(t *testing.T) {
+	r := newRig(t)
+	back, err := zfs.New(t.Context(), backend.Env{Home: filepath.Join(r.dir, "store/data/zfs"), UUID: r.uuid()}, r.config)
+	assert.NilError(t, err)
+	defer func() { assert.NilError(t, back.(backend.Closer).Close()) }()
+	r.create("l", "")
+	r.create("child", "l")
+	const base, clone, heir, other = "aaaaaaaaaaaaaaa2", "aaaaaaaaaaaaaaa3", "aaaaaaaaaaaaaaa4", "aaaaaaaaaaaaaaa5"
+	snapshot := r.dataset("l") + "@" + r.id("l")
+	command(t, "zfs", "create", "-o", "mountpoint=none", r.pool+"/"+base)
+	command(t, "zfs", "create", "-o", "mountpoint=none", "-o", "strata:store=another", r.pool+"/"+other)
+	for _, name := range []string{clone, heir} {
+		command(t, "zfs", "clone", "-o", "mountpoint=none", snapshot, r.pool+"/"+name)
+	}
+	for _, name := range []string{base, clone, other} {
+		assert.NilError(t, back.Remove(t.Context(), backend.Layer{ID: name}))
+	}
+	r.remove("child")
+	r.remove("l")
+	r.settle()
+	left := command(t, "zfs", "list", "-H", "-o", "name", "-r", r.pool)
+	for name, want := range map[string]bool{base: false, clone: false, other: true, heir: true} {
+		assert.Equal(t, strings.Contains(left, r.pool+"/"+name), want, "%s: %s", name, left)
+	}
+	assert.NilError(t, back.Remove(t.Context(), backend.Layer{ID: heir}))
+	command(t, "zfs", "destroy", r.pool+"/"+other)
+}
+
 func (r *rig) uuid() string {
 	r.Helper()
 	info, err := r.Info(r.Context())

@@ -79,7 +79,7 @@ func Nerdctl() Programs {
 // Kubernetes is what a node with an API server of its own runs, but for a container runtime. Its etcd is called server, as the
 // module is.
 func Kubernetes() Programs {
-	return Programs{"kubernetes-1.34.4+etcd-3.6.4", []build{
+	return Programs{"kubernetes-1.34.4+etcd-3.6.4", "", []build{
 		{
 			module: "k8s.io/kubernetes@v1.34.4", staging: "v0.34.4", packages: []string{
 				"k8s.io/kubernetes/cmd/kube-apiserver", "k8s.io/kubernetes/cmd/kubelet", "go.etcd.io/etcd/server/v3",
