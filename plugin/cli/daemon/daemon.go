@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -117,6 +119,10 @@ func (d *daemon) listen(ctx context.Context) (servers []func(context.Context) er
 
 // listenForContainerd makes the snapshotter's socket and connects it with the store.
 func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Sockets) (func(context.Context) error, error) {
+	// The store is opened when somebody asks, but a kubelet measures the file system that it lies on from the beginning.
+	if err := os.Mkdir(d.place.Root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make the store's directory: %w", err)
+	}
 	socket, err := d.place.socket(d.settings.Snapshotter)
 	if err != nil {
 		return nil, err

@@ -401,6 +401,8 @@ func TestContainerdFirst(t *testing.T) {
 	root, socket := filepath.Join(dir, "strata"), filepath.Join(dir, "snapshotter.sock")
 	for range 2 {
 		p := start(t, root, nil, []string{"log-level=error", "snapshotter-socket=" + socket})
+		_, err := os.Stat(root)
+		assert.NilError(t, err, "what measures the file system of the store finds it before the first request")
 		conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		assert.NilError(t, err)
 		sn := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "strata")
