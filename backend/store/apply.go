@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"syscall"
 
@@ -80,7 +81,8 @@ func (s *Store) beginApply(l *layer, whole bool) error {
 	if whole && !l.fresh {
 		return fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
 	}
-	if err := s.rewrite(l, s.recordSyncer(), func(r *record) { r.State = StateApplying }); err != nil {
+	path := s.path(layersDir, l.rec.ID)
+	if err := s.moveRecord(l, recordName(path, l.rec.Draft), path+partSuffix, StateApplying); err != nil {
 		return err
 	}
 	l.fresh = false
@@ -136,13 +138,30 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 		return a, err
 	}
 	a = Applied{Size: res.Size, Bytes: res.Bytes, Digest: res.Digest, Exact: exact}
+	path := s.path(layersDir, l.rec.ID)
 	if !whole { // Commit will make the record durable
-		err = s.rewrite(l, s.recordSyncer(), func(r *record) { r.State = StateReady })
+		err = s.moveRecord(l, path+partSuffix, recordName(path, l.rec.Draft), StateReady)
 		l.settled = err == nil && s.durable()
 		return a, err
 	}
-	err = s.sealLocked(ctx, l, s.recordSyncer(), func(r *record) { r.State, r.Applied = StateReady, &a })
-	return a, errors.Join(err, s.syncStep())
+	if err := s.sealLocked(ctx, l, s.recordSyncer(), func(r *record) { r.State, r.Applied = StateReady, &a }); err != nil {
+		return a, err
+	}
+	if err := failpoint.Hit("store.apply.recorded"); err != nil {
+		return a, err
+	}
+	return a, errors.Join(os.Remove(path+partSuffix), s.syncStep())
+}
+
+// moveRecord gives a layer's record the name that says its state. It wants l.mu.
+func (s *Store) moveRecord(l *layer, from, to string, state State) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.rec.State = state
+	return nil
 }
 
 // settle closes the log and makes durable what layertar has not.

@@ -19,6 +19,7 @@
 //	layers/ID          the record of one layer
 //	layers/ID.new      the record of a layer that is being made, or of a draft; or one that is about to
 //	                   replace layers/ID. If its text is whole and does not say creating, it counts
+//	layers/ID.part     the record of a layer that is being filled from a tar, unless one of those two counts
 //	layers/ID.gone     the record of a layer that was removed; its data is being deleted, or waits
 //	                   until the last child is gone
 //	layers/*.tmp       a record that was being written when the process died; ignored, swept at Open
@@ -41,7 +42,7 @@
 //	name     the client's name. That of containerd's snapshots begins with "containerd/"
 //	parent   the parent's ID; absent in a base layer. It may lie in an additional store
 //	replaces the ID of a layer in whose place this one is; if that is still there, it was removed
-//	state    creating, ready or applying; of no meaning in ID.gone
+//	state    creating or ready; of no meaning in ID.part and ID.gone
 //	sealed   true once the layer is read-only for ever
 //	detached true as long as the layer has no parent and may get one
 //	draft    true as long as a power cut may take the layer; its record is called ID.new until then
@@ -69,7 +70,7 @@
 //
 //	creating  Create or Clone has not returned
 //	ready     usable
-//	applying  Apply has not returned: the content is not whole
+//	applying  Apply has not returned (ID.part): the content is not whole
 //	removing  Remove has returned, or nearly (ID.gone)
 //
 // At Open every layer that is neither ready nor the parent of one that is, is removed, data before record. A mount below mnt/ that an

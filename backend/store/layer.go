@@ -222,6 +222,14 @@ func (s *Store) rewrite(l *layer, sync syncer, change func(*record)) error {
 	return nil
 }
 
+// recordName returns the name of a ready layer's record.
+func recordName(path string, draft bool) string {
+	if draft {
+		return path + newSuffix
+	}
+	return path
+}
+
 // replaceRecord replaces a layer's record. The new one counts as soon as it has the name with newSuffix: the sync that makes its
 // text durable does the same for that name, in a journal, so that the other needs none.
 func replaceRecord(path string, rec record, sync syncer) error {

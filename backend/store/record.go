@@ -42,6 +42,7 @@ type record struct {
 // takes to change it.
 const (
 	newSuffix  = ".new"  // the layer is being made, or a draft, or the record is about to replace another
+	partSuffix = ".part" // the layer is being filled
 	goneSuffix = ".gone" // the layer was removed
 	tmpSuffix  = ".tmp"  // text that is being written
 )
@@ -129,44 +130,34 @@ type badRecord struct {
 	err error
 }
 
-// readRecords reads all records below dir. The name of one says if its layer is being made or was
+// readRecords reads all records below dir. The name of one says if its layer is being made or filled, or was
 // removed; then the text may be torn, and the record has an ID and a state only. One that is whole and was about to get
-// its name, perhaps another's, gets that if sweep is set. Temporary files of a crashed process are
-// ignored, and removed if sweep is set.
+// its name, perhaps another's, gets that if sweep is set. What a crashed process has left besides is ignored, and removed if
+// sweep is set.
 func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list records: %w", err)
 	}
+	var stale, ids []string
 	there := make(map[string]bool, len(entries))
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), tmpSuffix) {
+			stale = append(stale, e.Name())
+			continue
+		}
+		id, _ := parseName(e.Name())
+		if !there[id] && !there[id+newSuffix] && !there[id+partSuffix] && !there[id+goneSuffix] {
+			ids = append(ids, id)
+		}
 		there[e.Name()] = true
 	}
-	for _, e := range entries {
-		name := e.Name()
-		path := filepath.Join(dir, name)
-		if strings.HasSuffix(name, tmpSuffix) {
-			if sweep {
-				if err := os.Remove(path); err != nil {
-					return nil, nil, fmt.Errorf("sweep records: %w", err)
-				}
-			}
-			continue
+	for _, id := range ids {
+		name, others, err := chooseRecord(dir, id, there)
+		if err != nil {
+			return nil, nil, err
 		}
-		id, state := parseName(name)
-		switch {
-		case state != StateRemoving && there[id+goneSuffix]: // what a removal that was cut off left
-			continue
-		case state == "" && there[name+newSuffix]:
-			if replaced, err := settleRecord(path, sweep); err != nil {
-				return nil, nil, err
-			} else if replaced {
-				continue
-			}
-			delete(there, name+newSuffix)
-		case state == StateCreating && !there[name]: // torn, and the one that it was to replace stays
-			continue
-		}
+		stale = append(stale, others...)
 		r, err := readRecord(dir, name, sweep)
 		if err != nil {
 			bad = append(bad, badRecord{id: name, err: err})
@@ -174,23 +165,45 @@ func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err er
 		}
 		recs = append(recs, r)
 	}
+	if !sweep {
+		return recs, bad, nil
+	}
+	for _, name := range stale {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			return nil, nil, fmt.Errorf("sweep records: %w", err)
+		}
+	}
 	return recs, bad, nil
 }
 
-// settleRecord looks at a record beside which there is another one that was to replace it. If that is whole, it counts, under
-// its own name; else it is removed if sweep is set.
-func settleRecord(path string, sweep bool) (replaced bool, err error) {
-	var r record
-	err = readFile(path+newSuffix, &r)
+// chooseRecord returns which of a layer's records counts, and those that do not: a crash can leave several. Of one that was removed
+// the others go with its data.
+func chooseRecord(dir, id string, there map[string]bool) (name string, stale []string, err error) {
+	fresh, part := there[id+newSuffix], there[id+partSuffix]
 	switch {
-	case err == nil:
-		return true, nil
-	case errdefs.IsDataLoss(err) && sweep:
-		return false, os.Remove(path + newSuffix)
-	case errdefs.IsDataLoss(err), errors.Is(err, os.ErrNotExist): // its owner has done it meanwhile
-		return false, nil
+	case there[id+goneSuffix]:
+		return id + goneSuffix, nil, nil
+	case fresh && (there[id] || part):
+		var r record
+		switch err := readFile(filepath.Join(dir, id+newSuffix), &r); {
+		case errdefs.IsDataLoss(err): // torn before it could replace the other
+			stale, fresh = append(stale, id+newSuffix), false
+		case errors.Is(err, os.ErrNotExist): // its owner has done so meanwhile
+			fresh = false
+		case err != nil:
+			return "", nil, err
+		}
 	}
-	return false, err
+	if part && (fresh || there[id]) { // whose filling had ended
+		stale = append(stale, id+partSuffix)
+	}
+	switch {
+	case fresh:
+		return id + newSuffix, stale, nil
+	case there[id]:
+		return id, stale, nil
+	}
+	return id + partSuffix, stale, nil
 }
 
 // readRecord reads one record for readRecords.
@@ -209,7 +222,7 @@ func readRecord(dir, name string, sweep bool) (record, error) {
 		return r, err
 	case state == StateCreating && r.State == StateReady && sweep && !r.Draft:
 		return r, os.Rename(path, filepath.Join(dir, id))
-	case state == StateRemoving:
+	case state == StateRemoving, state == StateApplying:
 		r.State = state
 	}
 	return r, nil
@@ -219,6 +232,9 @@ func readRecord(dir, name string, sweep bool) (record, error) {
 func parseName(name string) (id string, state State) {
 	if id, ok := strings.CutSuffix(name, newSuffix); ok {
 		return id, StateCreating
+	}
+	if id, ok := strings.CutSuffix(name, partSuffix); ok {
+		return id, StateApplying
 	}
 	if id, ok := strings.CutSuffix(name, goneSuffix); ok {
 		return id, StateRemoving

@@ -86,6 +86,14 @@ func TestReadRecords(t *testing.T) {
 	// A removal that was cut off goes on, whatever else there is.
 	assert.NilError(t, writeFile(filepath.Join(dir, gone.ID), good, nil))
 	assert.NilError(t, writeFile(filepath.Join(dir, gone.ID+newSuffix), good, nil))
+	// One that was being filled counts as long as its filling has not ended.
+	part, filled := good, good
+	part.ID, filled.ID = "part", "part2"
+	for name, r := range map[string]record{"part.part": part, "part2.part": filled, "part2": filled, "part3.part": good} {
+		assert.NilError(t, writeFile(filepath.Join(dir, name), r, nil))
+	}
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "part4"+partSuffix), []byte(`{"id`), 0o600))
+	part.State = StateApplying
 	draft.ID, draft.Draft = "draft", true
 	assert.NilError(t, writeFile(filepath.Join(dir, "draft"+newSuffix), draft, nil))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn1"+newSuffix), []byte(`{"id":"torn1"`), 0o600))
@@ -93,7 +101,8 @@ func TestReadRecords(t *testing.T) {
 
 	recs, bad, err := readRecords(dir, true)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, recs, []record{good, draft, gone, half, made, changed, torn, {ID: "torn1", Name: "torn1", State: StateCreating}})
+	assert.DeepEqual(t, recs, []record{good, draft, gone, half, made, part, filled, {ID: "part3", Name: "part3", State: StateApplying}, {ID: "part4", Name: "part4", State: StateApplying},
+		changed, torn, {ID: "torn1", Name: "torn1", State: StateCreating}})
 	assert.Equal(t, len(bad), 3)
 	_, err = os.Stat(filepath.Join(dir, "made"))
 	assert.NilError(t, err, "the layer was made and lacks only its name")

@@ -104,7 +104,7 @@ func (s *Store) retire(ctx context.Context, l *layer, name string) error {
 // markGone renames the record of a layer that is removed or whose making failed. It wants l.mu.
 func (s *Store) markGone(l *layer) error {
 	path := s.path(layersDir, l.rec.ID)
-	for _, from := range []string{path + newSuffix, path} { // it may have no record yet, and two after a failure
+	for _, from := range []string{path + partSuffix, path + newSuffix, path} { // it may have no record yet, and two after a failure
 		if err := os.Rename(from, path+goneSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -179,7 +179,7 @@ func (s *Store) syncDeleted() error {
 // forget removes the record of a layer without data.
 func (s *Store) forget(l *layer) error {
 	record := s.path(layersDir, l.rec.ID)
-	for _, path := range []string{s.logPath(l), record + newSuffix, record, record + goneSuffix} {
+	for _, path := range []string{s.logPath(l), record + partSuffix, record + newSuffix, record, record + goneSuffix} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
