@@ -22,10 +22,10 @@ import (
 
 // layer is a layer in memory.
 //
-// Two locks guard it, and one of its own the activation, which may be taken under mu. mu serialises the operations that change the layer or its mounts; it may be
+// Two locks guard it. mu serialises the operations that change the layer or its mounts; it may be
 // held across backend calls, but never across a stream. Store.mu guards the fields below it and
 // is held for memory accesses only. Where both are taken, mu comes first; of two layers' mu the
-// child's comes first.
+// child's comes first. The activation has a lock of its own, which may be taken under mu.
 type layer struct {
 	mu    sync.Mutex
 	count atomic.Int32 // Mounts without Unmount; changed under mu
