@@ -12,7 +12,8 @@
 //	layer              Strata as installed: sync=layer, exact diffs
 //	none               the same with sync=none, which is as durable as dockerd's own
 //	inexact            sync=none without exact diffs
-//	null, null-inexact throw every layer away: as fast as any driver can be (package null)
+//	null, null-inexact throw every layer away: as fast as any driver can be (package null); for
+//	                   containerd the same is a proxy that remembers names and digests blobs
 //
 // Below Docker, the same layers are applied, compared and written out by the plugin over its
 // socket and, in this process, by the code that dockerd uses (docker/docker/pkg/archive). The level scale

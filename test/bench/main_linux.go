@@ -11,7 +11,12 @@ import (
 	"os/signal"
 	"time"
 
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/contrib/diffservice"
+	"github.com/containerd/containerd/v2/contrib/snapshotservice"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 
 	"strata/test/bench/null"
 )
@@ -29,6 +34,9 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "null" {
 		return serveNull(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "null-snapshotter" {
+		return serveNullSnapshotter(ctx, args[1:])
 	}
 	o, err := parse(args)
 	if err != nil {
@@ -93,6 +101,27 @@ func serveNull(ctx context.Context, args []string) error {
 		return err
 	}
 	return nil
+}
+
+// serveNullSnapshotter does so for containerd.
+func serveNullSnapshotter(ctx context.Context, args []string) error {
+	set := flag.NewFlagSet("bench null-snapshotter", flag.ContinueOnError)
+	socket := set.String("socket", "", "`path` of the socket")
+	s := &null.Snapshotter{}
+	set.StringVar(&s.Blobs, "blobs", "", "containerd's `directory` of blobs")
+	if err := set.Parse(args); err != nil {
+		return err
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", *socket)
+	if err != nil {
+		return err
+	}
+	g := grpc.NewServer()
+	snapshotsapi.RegisterSnapshotsServer(g, snapshotservice.FromSnapshotter(s))
+	diffapi.RegisterDiffServer(g, diffservice.FromApplierAndComparer(s, s))
+	stop := context.AfterFunc(ctx, g.Stop) // what is served is worth nothing
+	defer stop()
+	return g.Serve(l)
 }
 
 // progress tells on standard error what is going on.
