@@ -101,8 +101,11 @@ func TestReadRecords(t *testing.T) {
 
 	recs, bad, err := readRecords(dir, true)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, recs, []record{good, draft, gone, half, made, part, filled, {ID: "part3", Name: "part3", State: StateApplying}, {ID: "part4", Name: "part4", State: StateApplying},
-		changed, torn, {ID: "torn1", Name: "torn1", State: StateCreating}})
+	assert.DeepEqual(t, recs, []record{
+		good, draft, gone, half, made, part, filled,
+		{ID: "part3", Name: "part3", State: StateApplying}, {ID: "part4", Name: "part4", State: StateApplying},
+		changed, torn, {ID: "torn1", Name: "torn1", State: StateCreating},
+	})
 	assert.Equal(t, len(bad), 3)
 	_, err = os.Stat(filepath.Join(dir, "made"))
 	assert.NilError(t, err, "the layer was made and lacks only its name")
