@@ -176,6 +176,30 @@ func TestUnchanged(t *testing.T) {
 	assert.Assert(t, asked == 2, "asked %d times", asked)
 }
 
+// TestOneTick: a file that is written anew before the clock of the file system moves on keeps its time. Docker's rules would miss that.
+func TestOneTick(t *testing.T) {
+	upper, lower := t.TempDir(), t.TempDir()
+	long := strings.Repeat("x", 70000)
+	for name, c := range map[string]struct {
+		aged         bool
+		upper, lower string
+	}{
+		"changed": {false, "new", "old"}, "same": {false, "old", "old"}, "long ago": {true, "new", "old"},
+		"empty": {false, "", ""}, "end differs": {false, long + "1", long + "2"},
+	} {
+		assert.NilError(t, backendtest.CreateFile(name, []byte(c.lower), 0o644)(lower))
+		assert.NilError(t, backendtest.CreateFile(name, []byte(c.upper), 0o644)(upper))
+		if c.aged {
+			assert.NilError(t, backendtest.SetTime(name, day1)(upper))
+		}
+		fi, err := os.Stat(filepath.Join(upper, name))
+		assert.NilError(t, err)
+		assert.NilError(t, backendtest.SetTime(name, fi.ModTime())(lower))
+	}
+	got := list(t, treediff.Changes(t.Context(), upper, lower, treediff.Options{}))
+	assert.DeepEqual(t, got, []string{"C /changed", "C /end differs"})
+}
+
 func TestStopAndErrors(t *testing.T) {
 	requireRoot(t)
 	upper, lower := pairOfTrees(t, lowerTree())

@@ -19,8 +19,10 @@
 //	             directory    gone (D), kept but different (C), and each new name (A)
 //
 // A file is anything but a directory; two kinds of file differ in mode. Two mtimes are equal if they
-// are identical or if the seconds match and either has no nanoseconds, as after a trip through a tar. Not
-// compared: mtimes and sizes of directories, access and change times, inode numbers, content, and whether
+// are identical or if the seconds match and either has no nanoseconds, as after a trip through a tar. The clock of a file
+// system stands still for some milliseconds: the content of an upper file is compared, too, if its inode has not changed since about its
+// mtime, for it may have been written in the moment in which the lower one was. Not
+// compared: mtimes and sizes of directories, access and change times, inode numbers, content else, and whether
 // two names are hard links. The root is never listed.
 //
 // Of the extended attributes, those are compared that belong to the content: user.*, trusted.*,
