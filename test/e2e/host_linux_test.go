@@ -94,7 +94,8 @@ func (h *host) dockersOwn(left string) bool {
 	case strings.Contains(left, "containerd-shim"), strings.Contains(left, ": runc init"):
 		return h.killed
 	}
-	return h.killed && strings.Contains(left, " mounts at "+h.dockerRoot+"/buildkit/")
+	_, place, _ := strings.Cut(left, " mounts at "+h.dockerRoot)
+	return h.killed && (strings.HasPrefix(place, "/buildkit/") || strings.HasPrefix(place, "/tmp") && strings.Contains(place, "/buildkit-mount"))
 }
 
 // start starts dockerd with the driver under test.
