@@ -71,7 +71,7 @@
 //	creating  Create or Clone has not returned
 //	ready     usable
 //	applying  Apply has not returned (ID.part): the content is not whole
-//	removing  Remove has returned, or nearly (ID.gone)
+//	removing  Remove has returned, or nearly (ID.gone, or still ID.part)
 //
 // At Open every layer that is neither ready nor the parent of one that is, is removed, data before record. A mount below mnt/ that an
 // earlier process left counts once. Nothing else is ever deleted without being asked for: data

@@ -104,7 +104,14 @@ func (s *Store) retire(ctx context.Context, l *layer, name string) error {
 // markGone renames the record of a layer that is removed or whose making failed. It wants l.mu.
 func (s *Store) markGone(l *layer) error {
 	path := s.path(layersDir, l.rec.ID)
-	for _, from := range []string{path + partSuffix, path + newSuffix, path} { // it may have no record yet, and two after a failure
+	if s.snapshot(l).State == StateApplying {
+		// ID.part says as much, unless a record is left that was to follow it. Where the disk is full, ZFS has no room for a rename.
+		if err := os.Remove(path + newSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	for _, from := range []string{path + newSuffix, path} { // it may have no record yet, and two after a failure
 		if err := os.Rename(from, path+goneSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
