@@ -103,8 +103,10 @@ func TestReadRecords(t *testing.T) {
 	assert.NilError(t, err)
 	assert.DeepEqual(t, recs, []record{
 		good, draft, gone, half, made, part, filled,
-		{ID: "part3", Name: "part3", State: StateApplying}, {ID: "part4", Name: "part4", State: StateApplying},
-		changed, torn, {ID: "torn1", Name: "torn1", State: StateCreating},
+		{ID: "part3", Name: "part3", State: StateApplying},
+		{ID: "part4", Name: "part4", State: StateApplying},
+		changed, torn,
+		{ID: "torn1", Name: "torn1", State: StateCreating},
 	})
 	assert.Equal(t, len(bad), 3)
 	_, err = os.Stat(filepath.Join(dir, "made"))
