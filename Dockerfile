@@ -14,7 +14,7 @@ COPY rootfs/ /
 COPY LICENSE /usr/share/doc/strata/LICENSE
 COPY strata /strata
 # Mount points of config.json.
-WORKDIR /data
+WORKDIR /hostdata
 WORKDIR /propagated
 WORKDIR /host
 WORKDIR /run/docker/plugins

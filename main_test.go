@@ -2,11 +2,13 @@ package main
 
 import (
 	"debug/elf"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,6 +52,31 @@ func TestBackends(t *testing.T) {
 	for _, o := range daemon.Table(list).Options() {
 		assert.Assert(t, strings.HasSuffix(o.Help, "."), "option %s: help is not a sentence: %q", o.Key, o.Help)
 		assert.Assert(t, o.Backend == "" || strings.HasPrefix(o.Key, o.Backend+"."), o.Key)
+	}
+}
+
+// TestCapabilities: the service has what the plugin has, but for what Docker gives to each plugin and Strata does not use (SECURITY.md).
+func TestCapabilities(t *testing.T) {
+	text, err := os.ReadFile("config.json")
+	assert.NilError(t, err)
+	var plugin struct {
+		Linux struct{ Capabilities []string }
+	}
+	assert.NilError(t, json.Unmarshal(text, &plugin))
+	want := append(plugin.Linux.Capabilities, strings.Fields("CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID CAP_MKNOD CAP_SETFCAP CAP_SETGID CAP_SETUID")...)
+	unit, err := os.ReadFile("scripts/strata.service")
+	assert.NilError(t, err)
+	_, list, found := strings.Cut(string(unit), "\nCapabilityBoundingSet=")
+	assert.Assert(t, found)
+	list, _, _ = strings.Cut(list, "\n")
+	got := strings.Fields(list)
+	slices.Sort(want)
+	slices.Sort(got)
+	assert.DeepEqual(t, got, want)
+	security, err := os.ReadFile("SECURITY.md")
+	assert.NilError(t, err)
+	for _, capability := range want {
+		assert.Assert(t, strings.Contains(string(security), "`"+capability+"`"), capability)
 	}
 }
 

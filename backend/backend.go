@@ -108,11 +108,14 @@ type Env struct {
 	// them with it, so that two stores in one place do not take each other's for their own.
 	UUID string
 	// Home is the backend's own directory in the store. It exists, belongs to root, mode 0700, and
-	// nobody else writes there.
+	// nobody else writes there. It passes no ACL and no group on to what is made in it.
 	Home string
 	// Stores are the homes of further, read-only stores of the same backend. Layers in them occur
 	// only as parents; they are looked up by ID after Home.
 	Stores []string
+	// Fresh says that the store is being made, perhaps in the place of one without layers: what a backend has noted in Home
+	// is of no meaning. The store is not made if the constructor fails.
+	Fresh bool
 	// Active is the directory in which an Activator may mount what its layers consist of, each in a directory of its ID. It
 	// exists if the backend is one; what is mounted there those see who mount layers.
 	Active string

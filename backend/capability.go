@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"iter"
+	"time"
 )
 
 // The interfaces below are optional. The store looks for them once, when it opens, and prints the
@@ -34,11 +35,35 @@ const (
 type Place struct {
 	Dir       string
 	Whiteouts Whiteouts
+	// Marks is what marks mean something where the layer, or one above it, is mounted. They are kept from what the layer holds.
+	// It is that of Whiteouts, but for a base layer, which has no deletions.
+	Marks Whiteouts
+	// Below opens the view of what the parents show. It is nil where Dir holds the whole tree, and for a Detached layer.
+	Below func() (Below, error)
+}
+
+// Below is the tree that a layer's parents show together, read without a mount. Paths are clean and relative to its root,
+// which is ".". No symlink in a path is followed: what lies behind one is not there. It is for one goroutine.
+type Below interface {
+	// Lookup returns what stands at a path, nil for nothing.
+	Lookup(path string) (*Node, error)
+	// Names lists what the directory at a path holds, sorted; nothing if it is none.
+	Names(path string) ([]string, error)
+	io.Closer
+}
+
+// Node is one file in Below, with its owner as the layer above would store it.
+type Node struct {
+	Mode         uint32 // st_mode, type included
+	UID, GID     uint32
+	Atime, Mtime time.Time
+	Target       string            // of a symlink
+	Xattrs       map[string]string // of a directory, without those that say how layers are merged
 }
 
 // Placer gives access to a layer's own files without a mount: the store then unpacks a diff
 // straight into Dir and reads file contents from it. With whiteouts other than WhiteoutsNone, Dir
-// holds the layer's own changes only. Without Placer the store mounts the layer.
+// holds the layer's own changes only, and Below tells what they change. Without Placer the store mounts the layer.
 type Placer interface {
 	Place(ctx context.Context, l Layer) (Place, error)
 }
@@ -98,7 +123,8 @@ type Cloner interface {
 }
 
 // Rebaser keeps a layer as its difference from its parents and can give parents to one that was made without:
-// Rebase is told of a Detached layer, which nobody uses, with the parents that it is to have for ever, perhaps none. A root
+// Rebase is told of a Detached layer, which nobody uses, with the parents that it is to have for ever, perhaps none. The layer then is as if it
+// had had them when it was filled; one that cannot be, since a path leads nowhere, is an error. A root
 // directory as Create made it gets the properties of the nearest parent's. Without it such a layer has no parents.
 type Rebaser interface {
 	Rebase(ctx context.Context, l Layer) error
@@ -153,14 +179,14 @@ type Surveyor interface {
 type Oddity struct {
 	ID       string // of the layer that it belongs to, "" for none
 	Detail   string
-	Notice   bool   // nothing is wrong
 	Repaired string // what was done about it, "" if nothing
 }
 
 // Adopter takes in layers that another program has made in the same place and in the same way, such as
 // Docker's own driver of that kind. Without it there is nothing to adopt.
 type Adopter interface {
-	// Adoptable lists them, parents before children. None of them is in use.
+	// Adoptable lists them, parents before children. None of them is in use. A layer of this store may be among them while it is
+	// being made or removed.
 	Adoptable(ctx context.Context) ([]Foundling, error)
 	// Adopt makes the foundling called l.ID a layer of this store. Nothing is copied, moved or renamed,
 	// and its maker can still use it. The store has noted the layer before.

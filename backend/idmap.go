@@ -1,7 +1,9 @@
 package backend
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 )
@@ -17,6 +19,46 @@ type IDRange struct {
 type IDMap struct {
 	UIDs []IDRange `json:"uids"`
 	GIDs []IDRange `json:"gids"`
+}
+
+// noID is no owner: it means "no change" to chown(2), and Linux maps it to nobody.
+const noID = 1<<32 - 1
+
+// Check refuses, with ErrInvalidArgument, a map that Linux would not take (user_namespaces(7)): ranges without an ID, ranges that
+// hold 4294967295 or go beyond it, and ranges that overlap.
+func (m *IDMap) Check() error {
+	if m == nil {
+		return nil
+	}
+	if err := checkRanges(m.UIDs); err != nil {
+		return fmt.Errorf("uids of the ID map: %w", err)
+	}
+	if err := checkRanges(m.GIDs); err != nil {
+		return fmt.Errorf("gids of the ID map: %w", err)
+	}
+	return nil
+}
+
+func checkRanges(ranges []IDRange) error {
+	for _, first := range []func(IDRange) uint32{
+		func(r IDRange) uint32 { return r.Container },
+		func(r IDRange) uint32 { return r.Host },
+	} {
+		byFirst := slices.SortedFunc(slices.Values(ranges), func(a, b IDRange) int { return cmp.Compare(first(a), first(b)) })
+		end := uint64(0)
+		for _, r := range byFirst {
+			switch {
+			case r.Size == 0:
+				return fmt.Errorf("range %d:%d:%d has no ID: %w", r.Container, r.Host, r.Size, errdefs.ErrInvalidArgument)
+			case uint64(first(r)) < end:
+				return fmt.Errorf("range %d:%d:%d overlaps another: %w", r.Container, r.Host, r.Size, errdefs.ErrInvalidArgument)
+			}
+			if end = uint64(first(r)) + uint64(r.Size); end > noID {
+				return fmt.Errorf("range %d:%d:%d goes beyond %d, the highest ID that there is: %w", r.Container, r.Host, r.Size, uint32(noID-1), errdefs.ErrInvalidArgument)
+			}
+		}
+	}
+	return nil
 }
 
 // ToHost returns the owner to store for an owner in the container, or an ErrInvalidArgument if it

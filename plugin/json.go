@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-plugins-helpers/sdk"
@@ -63,7 +65,45 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
+// WriteArray writes a JSON array whose elements need not be in memory together. indent is that of json.Indent, "" for none. After an
+// error of the elements the array has no end.
+func WriteArray[T any](w io.Writer, elements iter.Seq2[T, error], indent string) error {
+	before, end := "[", "[]"
+	lead := ""
+	if indent != "" {
+		lead = "\n" + indent
+	}
+	for e, err := range elements {
+		if err != nil {
+			return err
+		}
+		text, err := marshal(e, indent)
+		if err != nil {
+			return fmt.Errorf("encode element: %w", err)
+		}
+		if _, err := io.WriteString(w, before+lead); err != nil {
+			return fmt.Errorf("write array: %w", err)
+		}
+		if _, err := w.Write(text); err != nil {
+			return fmt.Errorf("write array: %w", err)
+		}
+		before, end = ",", strings.TrimSuffix(lead, indent)+"]"
+	}
+	if _, err := io.WriteString(w, end); err != nil {
+		return fmt.Errorf("write array: %w", err)
+	}
+	return nil
+}
+
+// marshal encodes an element of an array.
+func marshal(v any, indent string) ([]byte, error) {
+	if indent == "" {
+		return json.Marshal(v)
+	}
+	return json.MarshalIndent(v, indent, indent)
+}
+
 // WriteError answers a request with status and {"Err": text}, the form that Docker shows to users.
 func WriteError(w http.ResponseWriter, status int, err error) error {
-	return WriteJSON(w, status, struct{ Err string }{err.Error()})
+	return WriteJSON(w, status, struct{ Err string }{Plain(err.Error())})
 }

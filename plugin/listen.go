@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/net/netutil"
 )
 
 const (
@@ -19,6 +20,9 @@ const (
 	maxSocketPath = 107
 	// dialTimeout bounds the knock on a socket that exists already.
 	dialTimeout = time.Second
+	// MaxConns is how many connections a socket's server has at once. Docker opens one for each call in progress, containerd
+	// one for all.
+	MaxConns = 1024
 )
 
 // Listen listens on the unix socket at path, with mode 0600 from its first moment. The parent
@@ -43,6 +47,9 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	}
 	return l, nil
 }
+
+// LimitConns returns a listener that accepts a connection only while fewer than MaxConns of its own are open. The others wait.
+func LimitConns(l net.Listener) net.Listener { return netutil.LimitListener(l, MaxConns) }
 
 // removeStale removes the socket file at path if nobody listens on it.
 func removeStale(ctx context.Context, path string) error {

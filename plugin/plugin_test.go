@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 )
@@ -150,6 +153,50 @@ func TestR05NoTimeouts(t *testing.T) {
 	assert.Equal(t, srv.WriteTimeout, time.Duration(0))
 	assert.Equal(t, srv.IdleTimeout, time.Duration(0))
 	assert.Equal(t, srv.ReadHeaderTimeout, headerTimeout)
+}
+
+// TestConnectionsAreBounded: the ones beyond wait for their turn.
+func TestConnectionsAreBounded(t *testing.T) {
+	const beyond = 16
+	release := make(chan struct{})
+	var running, most atomic.Int64
+	var once sync.Once // when some have ended others may make up the number again
+	p := start(t, &Server{}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n := running.Add(1)
+		defer running.Add(-1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		if n == MaxConns {
+			once.Do(func() { time.AfterFunc(200*time.Millisecond, func() { close(release) }) }) // time for one too many
+		}
+		<-release
+		w.Header().Set("Connection", "close")
+	}))
+	var g errgroup.Group
+	for range MaxConns + beyond {
+		g.Go(func() error {
+			resp, err := p.client.Post("http://x/", "", nil)
+			if err != nil {
+				return err
+			}
+			return resp.Body.Close()
+		})
+	}
+	assert.NilError(t, g.Wait())
+	assert.Equal(t, most.Load(), int64(MaxConns))
+	assert.NilError(t, p.end(t))
+}
+
+// TestLargeHeader is refused, and costs no more than that.
+func TestLargeHeader(t *testing.T) {
+	p := start(t, &Server{}, http.NotFoundHandler())
+	for size, status := range map[int]int{maxHeader / 2: http.StatusNotFound, 2 * maxHeader: http.StatusRequestHeaderFieldsTooLarge} {
+		resp, err := p.client.Post("http://x/?"+strings.Repeat("q", size), "", nil)
+		assert.NilError(t, err)
+		assert.NilError(t, resp.Body.Close())
+		assert.Equal(t, resp.StatusCode, status)
+	}
+	assert.NilError(t, p.end(t))
 }
 
 func TestPanicFailsOneRequest(t *testing.T) {
@@ -289,6 +336,20 @@ func TestR08DrainStopsWhatDoesNotEnd(t *testing.T) {
 	}
 }
 
+// TestServeThatIsOverBeforeItBegins: SIGTERM may come at any time.
+func TestServeThatIsOverBeforeItBegins(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		path := filepath.Join(t.TempDir(), "s")
+		l, err := Listen(t.Context(), path)
+		assert.NilError(t, err)
+		assert.NilError(t, (&Server{}).Serve(ctx, l, http.NotFoundHandler()))
+		_, err = os.Lstat(path)
+		assert.ErrorIs(t, err, os.ErrNotExist)
+	}
+}
+
 func TestServeReturnsTheListenersError(t *testing.T) {
 	l, err := Listen(t.Context(), filepath.Join(t.TempDir(), "s"))
 	assert.NilError(t, err)
@@ -334,4 +395,42 @@ func TestReadJSON(t *testing.T) {
 			assert.Assert(t, answer.Name == tc.want)
 		})
 	}
+}
+
+// TestSilentConnection holds that a client that connects and says nothing is no request that had to be stopped.
+func TestSilentConnection(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := Listen(t.Context(), socket)
+	assert.NilError(t, err)
+	ctx, end := context.WithCancel(t.Context())
+	s := Server{Drain: 100 * time.Millisecond}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l, http.NotFoundHandler()) }()
+	c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	assert.NilError(t, err)
+	defer c.Close()
+	time.Sleep(50 * time.Millisecond) // until it is accepted
+	end()
+	assert.NilError(t, <-done)
+}
+
+// TestKnock: who leaves without a word has knocked, who asks something has not.
+func TestKnock(t *testing.T) {
+	knocks := make(chan struct{}, 8)
+	p := start(t, &Server{Knocked: func() { knocks <- struct{}{} }}, http.NotFoundHandler())
+	p.post(t, "/x", "")
+	p.client.CloseIdleConnections()
+	dial := func() net.Conn {
+		c, err := new(net.Dialer).DialContext(t.Context(), "unix", p.path)
+		assert.NilError(t, err)
+		return c
+	}
+	half := dial()
+	_, err := half.Write([]byte("POST"))
+	assert.NilError(t, err)
+	assert.NilError(t, half.Close())
+	assert.NilError(t, dial().Close())
+	<-knocks
+	assert.NilError(t, p.end(t))
+	assert.Equal(t, len(knocks), 0)
 }

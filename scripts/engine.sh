@@ -78,7 +78,7 @@ engine_install() {
     command -v apt-get >/dev/null || engine_die "missing, and no apt-get to install them: ${missing[*]}"
     engine_say "installing ${missing[*]}"
     apt-get update -q >/dev/null
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -q -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
 }
 
 # engine_isolated tells whether the script runs inside.

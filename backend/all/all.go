@@ -19,7 +19,7 @@ type Driver struct {
 	Name    string // as the user writes it; also the prefix of its options
 	Summary string // one line
 	// Config returns a pointer to a new struct with the defaults, whose option and help tags
-	// package plugin/config reads.
+	// package plugin/config reads. It may have a method Check() error, which refuses values before they are recorded.
 	Config func() any
 	// Open makes the backend. config is what Config returned, with the user's options applied;
 	// ErrInvalidArgument for anything else.

@@ -79,8 +79,11 @@ func Crash(t *testing.T, f Factory) {
 		worst = worst[:1]
 	}
 	for _, p := range worst {
-		t.Run("recovery/"+p.String(), func(t *testing.T) { c.recovery(t, p) })
+		t.Run("recovery/"+p.String(), func(t *testing.T) {
+			c.recovery(t, func(root, journal string) { c.child(t, root, journal, armed("kill", p)) })
+		})
 	}
+	t.Run("anew/", func(t *testing.T) { c.recovery(t, func(root, _ string) { foundOther(t, root) }) })
 }
 
 // point is the n-th time that a failpoint is passed, counted from 1.
@@ -177,7 +180,7 @@ func (c crashSuite) child(t *testing.T, root, journal string, environment ...str
 
 // testName is the name of the test that called Crash.
 func (c crashSuite) testName(t *testing.T) string {
-	for _, part := range []string{"/kill/", "/error/", "/recovery/"} {
+	for _, part := range []string{"/kill/", "/error/", "/recovery/", "/anew/"} {
 		if name, _, found := strings.Cut(t.Name(), part); found {
 			return name
 		}
@@ -234,16 +237,22 @@ func (c crashSuite) run(t *testing.T, kind string, p point) {
 	c.verify(t, root, journal)
 }
 
-// recovery kills the script at p, and then the process that opens the store after that, at every
-// failpoint it passes.
-func (c crashSuite) recovery(t *testing.T, p point) {
-	crash := func(root, journal string) { c.child(t, root, journal, armed("kill", p)) }
-	for _, q := range c.trace(t, crash, envCrashOpen+"=yes") {
+// recovery kills the process that opens a prepared store at every failpoint it passes.
+func (c crashSuite) recovery(t *testing.T, prepare func(root, journal string)) {
+	for _, q := range c.trace(t, prepare, envCrashOpen+"=yes") {
 		root, journal := c.place(t)
-		crash(root, journal)
+		prepare(root, journal)
 		c.child(t, root, journal, envCrashOpen+"=yes", armed("kill", q))
 		c.verify(t, root, journal)
 	}
+}
+
+// foundOther makes an empty store of another backend and another promise, which is made anew when it is opened.
+func foundOther(t *testing.T, root string) {
+	t.Helper()
+	s, err := store.Open(t.Context(), store.Config{Root: root, Backend: "other", New: NewDir})
+	assert.NilError(t, err)
+	assert.NilError(t, s.Close(t.Context()))
 }
 
 // verify opens the store that a script left and holds it to the script's journal.
@@ -271,7 +280,9 @@ func (c crashSuite) verify(t *testing.T, root, journal string) {
 	info, err := r.store.Info(t.Context())
 	assert.NilError(t, err)
 	r.close()
-	_ = os.Remove(r.env.Active) // there may be none, and it has to be empty: see the next line
+	for _, dir := range []string{r.env.Active, filepath.Join(info.MountDir, ".own")} {
+		_ = os.Remove(dir) // there may be none, and it has to be empty: see the next line
+	}
 	if left, err := os.ReadDir(info.MountDir); err != nil || len(left) > 0 {
 		t.Errorf("mount points left: %v, %v", left, err)
 	}
@@ -329,6 +340,7 @@ func (r *rig) checkLayers(known map[string]*crashLayer) {
 			continue
 		}
 		assert.Equal(r.t, info.State, store.StateReady, "layer %s", name)
+		assert.Assert(r.t, info.Mounts == 0 || !slices.Contains(neverMounted, name), "layer %s counts a mount of the store's own", name)
 		sum := digest(r.diff(name, info.Parent))
 		assert.Assert(r.t, k.mayBe(sum), "content of layer %s: diff has digest %s, want %s or %s", name, sum, k.digest, k.after)
 		r.tree(name)

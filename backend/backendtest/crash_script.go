@@ -32,6 +32,9 @@ const (
 	sameContent = "same"
 )
 
+// neverMounted are layers that the script does not mount, so that nobody would unmount them.
+var neverMounted = []string{"base", "child", "brief", "clone"}
+
 type opKind int
 
 const (
@@ -103,7 +106,7 @@ func crashScript() []operation {
 		}},
 		{"mounted", opRead, "", func(ctx context.Context, s *store.Store) error { return s.Unmount(ctx, "mounted") }},
 		{"rw", opRead, "", func(ctx context.Context, s *store.Store) error {
-			_, err := s.Changes(ctx, "rw", "child")
+			_, err := Collect(s.Changes(ctx, "rw", "child"))
 			return err
 		}},
 		{"rw2", opRead, "", func(ctx context.Context, s *store.Store) error {
@@ -166,7 +169,11 @@ func snapshotScript(write func(string, ...Step) operation, remove func(string) o
 		draft("active5", "committed1"), link("view3", "active5"),
 		link("view1", "committed2"), link("view2", "committed2"), lend("view1"), lend("view2"), lend("active5"), remove("view1"),
 		{"committed2", opAlter, "", func(ctx context.Context, s *store.Store) error {
-			return s.SetLabels(ctx, "committed2", map[string]string{"l": "1"})
+			_, err := s.UpdateLabels(ctx, "committed2", func(labels map[string]string) error {
+				labels["l"] = "1"
+				return nil
+			})
+			return err
 		}},
 	}
 }

@@ -41,6 +41,23 @@ func setTime(path string, t time.Time) error {
 	return nil
 }
 
+// setFlags sets inode flags (linux/fs.h, FS_*_FL) beside those that a file has.
+func setFlags(path string, flags uint32) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	old, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(old|flags))
+	}
+	if err != nil {
+		return fmt.Errorf("set flags of %q: %w", path, err)
+	}
+	return nil
+}
+
 func setXattr(path, name, value string) error {
 	if err := unix.Lsetxattr(path, name, []byte(value), 0); err != nil {
 		return fmt.Errorf("set %s of %q: %w", name, path, err)
@@ -82,7 +99,7 @@ func xattrs(path string) (map[string]string, error) {
 }
 
 func makeNode(path string, kind byte, mode os.FileMode, major, minor uint32) error {
-	format := map[byte]uint32{'p': unix.S_IFIFO, 'c': unix.S_IFCHR, 'b': unix.S_IFBLK}[kind]
+	format := map[byte]uint32{'p': unix.S_IFIFO, 's': unix.S_IFSOCK, 'c': unix.S_IFCHR, 'b': unix.S_IFBLK}[kind]
 	if err := unix.Mknod(path, format|0o600, int(unix.Mkdev(major, minor))); err != nil {
 		return fmt.Errorf("make node %q: %w", path, err)
 	}
@@ -133,4 +150,31 @@ func descriptors() ([]string, error) {
 	}
 	sort.Strings(found)
 	return found, nil
+}
+
+func writeMapped(path string, at int, content []byte) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || int(fi.Size()) < at+len(content) {
+		return err
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, int(fi.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map %q: %w", path, err)
+	}
+	copy(m[at:], content)
+	return unix.Munmap(m)
+}
+
+func punchHole(path string, at, length int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, length)
 }

@@ -22,6 +22,8 @@ func inodeOf(os.FileInfo) (inode, error) { return inode{}, errdefs.ErrNotImpleme
 
 func setTime(string, time.Time) error { return errdefs.ErrNotImplemented }
 
+func setFlags(string, uint32) error { return errdefs.ErrNotImplemented }
+
 func setXattr(string, string, string) error { return errdefs.ErrNotImplemented }
 
 func removeXattr(string, string) error { return errdefs.ErrNotImplemented }
@@ -35,3 +37,7 @@ func syncFS(string) error { return errdefs.ErrNotImplemented }
 func freeBytes(string) (int64, error) { return 0, errdefs.ErrNotImplemented }
 
 func descriptors() ([]string, error) { return nil, errdefs.ErrNotImplemented }
+
+func writeMapped(string, int, []byte) error { return errdefs.ErrNotImplemented }
+
+func punchHole(string, int64, int64) error { return errdefs.ErrNotImplemented }

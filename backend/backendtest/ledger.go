@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 )
 
 // Ledger remembers what a process holds, to find out later what it did not give back.
@@ -24,6 +27,7 @@ const ledgerPatience = 3 * time.Second
 // TestMain: that of the tests, or 1 if they left a descriptor, or a mount or loop device in that
 // directory.
 func Main(m interface{ Run() int }) int {
+	log.L.Logger.SetLevel(logrus.WarnLevel) // suites open hundreds of stores
 	code, err := runPrivate(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL:", err)

@@ -257,7 +257,7 @@ func (r *rig) fill(name, parent string, archive []byte) {
 
 func (r *rig) changes(name, parent string) []backend.Change {
 	r.t.Helper()
-	c, err := r.store.Changes(r.ctx(), name, parent)
+	c, err := Collect(r.store.Changes(r.ctx(), name, parent))
 	assert.NilError(r.t, err, "changes of %s against %q", name, parent)
 	return c
 }
@@ -289,7 +289,7 @@ func (r *rig) same(want, got Tree, what string) {
 func (r *rig) layer(name string) backend.Layer {
 	r.t.Helper()
 	info := r.stat(name)
-	l := backend.Layer{ID: info.ID, Limit: info.Limit, IDMap: info.IDMap}
+	l := backend.Layer{ID: info.ID, Limit: info.Limit, IDMap: info.IDMap, Sealed: info.Sealed}
 	for info.Parent != "" {
 		info = r.stat(info.Parent)
 		l.Parents = append(l.Parents, backend.Parent{ID: info.ID, IDMap: info.IDMap})

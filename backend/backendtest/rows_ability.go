@@ -207,6 +207,19 @@ func idMapUnmapped(r *rig) {
 	noRoot := &backend.IDMap{UIDs: []backend.IDRange{{Container: 5, Host: 5, Size: 1}}, GIDs: []backend.IDRange{{Container: 5, Host: 5, Size: 1}}}
 	err = r.createWith("m", "", store.CreateOptions{IDMap: noRoot})
 	assert.Assert(r.t, errdefs.IsInvalidArgument(err), "map without root: %v", err)
+	for name, bad := range map[string]backend.IDRange{
+		"beyond 2^32": {Host: 1<<32 - 10, Size: 20}, "up to 2^32": {Host: 1, Size: 1<<32 - 1}, "nothing": {Host: 7},
+	} {
+		m := &backend.IDMap{UIDs: []backend.IDRange{bad}, GIDs: shifted(1).GIDs}
+		err = r.createWith("m", "", store.CreateOptions{IDMap: m})
+		assert.Assert(r.t, errdefs.IsInvalidArgument(err), "create, %s: %v", name, err)
+		err = r.store.SetIDMap(r.ctx(), "l", m)
+		assert.Assert(r.t, errdefs.IsInvalidArgument(err), "set, %s: %v", name, err)
+		c := r.cfg
+		c.IDMap = m
+		_, err = store.Open(r.ctx(), c)
+		assert.Assert(r.t, errdefs.IsInvalidArgument(err), "open, %s: %v", name, err)
+	}
 	r.remove("l")
 }
 

@@ -2,13 +2,20 @@ package backendtest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"gotest.tools/v3/assert"
 
+	"strata/backend"
+	"strata/backend/internal/mount"
 	"strata/backend/store"
 )
 
@@ -19,8 +26,11 @@ func diffRows() []row {
 		{name: "diff against a stranger", run: diffStranger},
 		{name: "diff against nothing", run: diffNothing},
 		{name: "diff of a mounted layer", run: diffMounted},
+		{name: "diff with something mounted inside", run: diffMountedInside},
+		{name: "more attributes than can be listed", run: manyAttributes},
 		{name: "diff errors", run: diffErrors},
 		{name: "diff size", run: diffSize},
+		{name: "diff size of sparse files", run: diffSizeSparse},
 		{name: "diff piped into apply", run: diffPiped},
 		{name: "diff in path order", run: diffOrder},
 		{name: "random changes", run: randomChanges},
@@ -91,6 +101,75 @@ func contains(names []string, name string) bool {
 }
 
 // diffErrors: an error known before the first byte leaves the writer untouched.
+// diffMountedInside: what somebody has mounted in a layer is not in it, and what that hides is.
+func diffMountedInside(r *rig) {
+	r.create("base", "")
+	r.write("base", Mkdir("d", 0o755), CreateFile("d/old", []byte("x"), 0o644), CreateFile("f", []byte("x"), 0o644))
+	r.create("l", "base")
+	dir, other := r.mount("l"), r.newPlain()
+	assert.NilError(r.t, Steps(CreateFile("d/new", []byte("four"), 0o644), Append("f", []byte("more")), Mkdir("empty", 0o755))(dir))
+	assert.NilError(r.t, Steps(CreateFile("foreign", []byte("foreign"), 0o644))(other))
+	usage, err := r.store.Usage(r.ctx(), "l")
+	assert.NilError(r.t, err)
+	want := map[string][]byte{"": r.diff("l", ""), "base": r.diff("l", "base")}
+	for target, source := range map[string]string{"d": other, "empty": other, "f": filepath.Join(other, "foreign")} {
+		target = filepath.Join(dir, target)
+		assert.NilError(r.t, mount.Bind(r.ctx(), source, target, true))
+		defer func() { assert.Check(r.t, mount.Unmount(context.WithoutCancel(r.ctx()), target)) }()
+	}
+	for parent, text := range want {
+		assert.Assert(r.t, bytes.Equal(r.diff("l", parent), text), "diff against %q", parent)
+	}
+	r.sameChanges([]backend.Change{
+		{Path: "/d", Kind: backend.Modified}, {Path: "/d/new", Kind: backend.Added}, {Path: "/empty", Kind: backend.Added}, {Path: "/f", Kind: backend.Modified},
+	}, r.changes("l", "base"))
+	assert.Equal(r.t, len(r.changes("l", "")), 5)
+	size, err := r.store.DiffSize(r.ctx(), "l", "base")
+	assert.NilError(r.t, err)
+	assert.Equal(r.t, size, int64(len("four")+len("xmore")))
+	again, err := r.store.Usage(r.ctx(), "l")
+	assert.NilError(r.t, err)
+	assert.Equal(r.t, again.Inodes, usage.Inodes) // xfs gives blocks beyond a file's end back after a while
+}
+
+// manyAttributes: of a file with more attributes than Linux lists, which not all file systems have, a diff says so. A tar with such a
+// file is refused.
+func manyAttributes(r *rig) {
+	const number = 300 // whose names take more than 64 KiB. Short names in place of them take ZFS minutes
+	name := func(i int) string { return fmt.Sprintf("user.%0250d", i) }
+	r.create("base", "")
+	r.write("base", CreateFile("f", []byte("x"), 0o644))
+	r.create("l", "base")
+	var refused error
+	r.mounted("l", func(dir string) {
+		for i := 0; i < number && refused == nil; i++ {
+			refused = SetXattr("f", name(i), "v")(dir)
+		}
+	})
+	for _, parent := range []string{"", "base"} {
+		err := r.store.Diff(r.ctx(), "l", parent, io.Discard)
+		if refused != nil {
+			assert.Assert(r.t, errors.Is(refused, syscall.ENOSPC), "%v", refused)
+			assert.NilError(r.t, err)
+			continue
+		}
+		assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "%v", err)
+		assert.ErrorContains(r.t, err, "/f")
+		assert.ErrorContains(r.t, err, "more extended attributes than Linux lists")
+	}
+	f := file("f", "x")
+	f.PAXRecords = map[string]string{}
+	for i := range number {
+		f.PAXRecords["SCHILY.xattr."+name(i)] = "v"
+	}
+	r.create("applied", "base")
+	_, err := r.store.Apply(r.ctx(), "applied", bytes.NewReader(archive(f)))
+	assert.Assert(r.t, errdefs.IsInvalidArgument(err), "%v", err)
+	assert.ErrorContains(r.t, err, "300 extended attributes")
+	r.wantUnusable("applied")
+	r.remove("applied")
+}
+
 func diffErrors(r *rig) {
 	r.create("l", "")
 	r.write("l", CreateFile("f", Noise(1, 100000), 0o644))
@@ -98,7 +177,7 @@ func diffErrors(r *rig) {
 	for _, pair := range [][2]string{{"unknown", ""}, {"l", "unknown"}} {
 		err := r.store.Diff(r.ctx(), pair[0], pair[1], &b)
 		assert.Assert(r.t, errdefs.IsNotFound(err), "%q: %v", pair, err)
-		_, err = r.store.Changes(r.ctx(), pair[0], pair[1])
+		_, err = Collect(r.store.Changes(r.ctx(), pair[0], pair[1]))
 		assert.Assert(r.t, errdefs.IsNotFound(err), "%q: %v", pair, err)
 		_, err = r.store.DiffSize(r.ctx(), pair[0], pair[1])
 		assert.Assert(r.t, errdefs.IsNotFound(err), "%q: %v", pair, err)
@@ -139,6 +218,30 @@ func diffSize(r *rig) {
 		assert.NilError(r.t, err)
 		assert.Equal(r.t, got, c.want, "%s against %q", c.name, c.parent)
 	}
+}
+
+// diffSizeSparse has two files as large as a file can be: their sizes may add up to more than 63 bits hold.
+func diffSizeSparse(r *rig) {
+	r.create("base", "")
+	r.create("l", "base")
+	want := int64(0)
+	r.write("l", func(dir string) error {
+		for _, name := range []string{"a", "b"} {
+			file := filepath.Join(dir, name)
+			if err := CreateFile(name, nil, 0o644)(dir); err != nil {
+				return err
+			}
+			size := int64(math.MaxInt64)
+			for errors.Is(os.Truncate(file, size), syscall.EFBIG) {
+				size /= 2
+			}
+			want += min(size, math.MaxInt64-want)
+		}
+		return nil
+	})
+	got, err := r.store.DiffSize(r.ctx(), "l", "base")
+	assert.NilError(r.t, err)
+	assert.Equal(r.t, got, want)
 }
 
 // diffPiped is how docker commit works: the store reads from itself. A lock held across a stream

@@ -25,6 +25,7 @@ func lifeRows() []row {
 		{name: "init layer pattern", run: initPattern},
 		{name: "written before it is a parent", run: buildPattern},
 		{name: "sealed layers are read-only", run: sealedReadOnly},
+		{name: "sealed and not noted", run: sealedInVain},
 		{name: "counted mounts", run: countedMounts},
 		{name: "remove while mounted", run: removeMounted},
 		{name: "remove with children", run: removeWithChildren},
@@ -34,9 +35,10 @@ func lifeRows() []row {
 		{name: "mounts survive a reopen", run: mountsSurvive},
 		{name: "one process at a time", run: oneProcess},
 		{name: "read-only store", run: readOnlyStore},
-		{name: "store remembers its backend", run: remembersBackend},
+		{name: "store remembers its backend while it has layers", run: remembersBackend},
 		{name: "additional stores", run: additionalStores},
 		{name: "data without a record", run: strayData},
+		{name: "sizes of what goes", run: leaving},
 	}
 }
 
@@ -152,6 +154,24 @@ func sealedReadOnly(r *rig) {
 	r.remove("child")
 	assert.Assert(r.t, r.stat("parent").Sealed, "sealed for ever")
 	r.mounted("parent", func(dir string) { wantReadOnly(r, dir) })
+}
+
+// sealedInVain: a layer that was sealed, but whose record could not be written, is as it was before.
+func sealedInVain(r *rig) {
+	r.create("l", "")
+	r.write("l", CreateFile("f", []byte("b"), 0o644))
+	if s, ok := backend.As[backend.Sealer](r.back); ok {
+		assert.NilError(r.t, s.Seal(r.ctx(), r.layer("l")))
+	}
+	assert.Assert(r.t, !r.stat("l").Sealed)
+	r.write("l", CreateFile("after", []byte("a"), 0o644))
+	mounts, err := r.store.Mounts(r.ctx(), "l", store.MountOptions{})
+	assert.NilError(r.t, err)
+	assert.Assert(r.t, len(mounts) > 0)
+	r.create("child", "l")
+	r.mounted("l", func(dir string) { wantReadOnly(r, dir) })
+	got := r.tree("child")
+	assert.Assert(r.t, got["f"].Digest != "" && got["after"].Digest != "", "%v", got)
 }
 
 func wantReadOnly(r *rig, dir string) {
@@ -300,15 +320,31 @@ func readOnlyStore(r *rig) {
 }
 
 func remembersBackend(r *rig) {
+	r.create("a", "")
+	others := []func(*store.Config){
+		func(c *store.Config) { c.Backend = "another" },
+		func(c *store.Config) { c.ExactDiffs, c.ExactDiffsSet = !c.ExactDiffs, true },
+	}
 	r.close()
-	cfg := r.cfg
-	cfg.Backend = "another"
-	_, err := store.Open(r.ctx(), cfg)
-	assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "%v", err)
-	cfg = r.cfg
-	cfg.ExactDiffs, cfg.ExactDiffsSet = false, true
-	_, err = store.Open(r.ctx(), cfg)
-	assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "%v", err)
+	for _, change := range others {
+		cfg := r.cfg
+		change(&cfg)
+		_, err := store.Open(r.ctx(), cfg)
+		assert.Assert(r.t, errdefs.IsFailedPrecondition(err), "%v", err)
+	}
+	r.open()
+	r.stat("a")
+	assert.NilError(r.t, removeAll(r.ctx(), r.store))
+	first := r.cfg
+	for _, change := range others {
+		r.close()
+		change(&r.cfg)
+		r.open()
+		r.fill("b", "", archive(file("f", "f")))
+		assert.NilError(r.t, removeAll(r.ctx(), r.store))
+	}
+	r.close()
+	r.cfg = first
 	r.open()
 }
 
@@ -359,7 +395,7 @@ func strayData(r *rig) {
 	assert.Equal(r.t, findings[0].Kind, store.FindingMissingMetadata)
 	orphans, err := r.store.GC(r.ctx(), store.GCOptions{})
 	assert.NilError(r.t, err)
-	assert.Assert(r.t, len(orphans) == 1 && orphans[0].ID == id && !orphans[0].Removed, "%v", orphans)
+	assert.Assert(r.t, len(orphans) == 1 && orphans[0].ID == id && !orphans[0].Removed && orphans[0].Size != nil, "%v", orphans)
 	orphans, err = r.store.GC(r.ctx(), store.GCOptions{Yes: true})
 	assert.NilError(r.t, err)
 	assert.Assert(r.t, len(orphans) == 1 && orphans[0].Removed, "%v", orphans)
@@ -367,4 +403,37 @@ func strayData(r *rig) {
 	ids, err = lister.List(r.ctx())
 	assert.NilError(r.t, err)
 	assert.Equal(r.t, len(ids), 0, "%q", ids)
+}
+
+// leaving: a removed layer that is kept for its children is measured as if it had its name, and a layer that gc lists as usage
+// does.
+func leaving(r *rig) {
+	r.create("base", "")
+	r.write("base", CreateFile("big", bytes.Repeat([]byte("big"), 100_000), 0o644))
+	r.create("child", "base")
+	was, err := r.store.Usage(r.ctx(), "base")
+	assert.NilError(r.t, err)
+	orphans, err := r.store.GC(r.ctx(), store.GCOptions{Known: map[string]bool{}})
+	assert.NilError(r.t, err)
+	assert.Equal(r.t, len(orphans), 2)
+	assert.Equal(r.t, orphans[1].Name, "base")
+	_, meter := backend.As[backend.Meter](r.back)
+	_, placer := backend.As[backend.Placer](r.back)
+	if !meter && !placer { // only a mount would tell, which a layer that goes does not get
+		assert.Assert(r.t, orphans[1].Size == nil)
+		return
+	}
+	assert.Equal(r.t, *orphans[1].Size, was.Size)
+	assert.NilError(r.t, r.store.Discard(r.ctx(), "base"))
+	list, err := r.store.Leaving(r.ctx())
+	assert.NilError(r.t, err)
+	assert.Equal(r.t, len(list), 1)
+	assert.Equal(r.t, list[0].Name, "base")
+	assert.Assert(r.t, list[0].Keeps)
+	assert.DeepEqual(r.t, list[0].Usage, was)
+	r.remove("child")
+	assert.NilError(r.t, awaitDeletions(r.ctx(), r.store))
+	list, err = r.store.Leaving(r.ctx())
+	assert.NilError(r.t, err)
+	assert.Equal(r.t, len(list), 0)
 }

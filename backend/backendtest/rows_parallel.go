@@ -2,11 +2,14 @@ package backendtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"gotest.tools/v3/assert"
@@ -22,6 +25,7 @@ func parallelRows() []row {
 		{name: "one layer from many sides", run: oneLayerManySides},
 		{name: "parallel applies", run: parallelApplies},
 		{name: "parallel backend calls", run: parallelBackend},
+		{name: "checks beside everything else", run: checksBesideAll},
 	}
 }
 
@@ -62,7 +66,7 @@ func container(ctx context.Context, s *store.Store, name string) error {
 	if err := Steps(CreateFile("own", []byte(name), 0o644), Append("etc/passwd", []byte(name)), Remove("etc/up"))(dir); err != nil {
 		return err
 	}
-	changes, err := s.Changes(ctx, name, name+"-init")
+	changes, err := Collect(s.Changes(ctx, name, name+"-init"))
 	if err != nil {
 		return err
 	}
@@ -167,4 +171,120 @@ func parallelBackend(r *rig) {
 		})
 	}
 	assert.NilError(r.t, g.Wait())
+}
+
+// envSoak says for how long checksBesideAll runs, as in "1m".
+const envSoak = "STRATA_TEST_SOAK"
+
+func soakTime(r *rig) time.Duration {
+	r.t.Helper()
+	text := os.Getenv(envSoak)
+	if text == "" {
+		return 2 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	assert.NilError(r.t, err, envSoak)
+	return d
+}
+
+// checksBesideAll: what others are making, filling and removing is no finding, and no garbage.
+func checksBesideAll(r *rig) {
+	const clients = 6
+	end := time.Now().Add(soakTime(r))
+	g, ctx := errgroup.WithContext(r.ctx())
+	loop := func(round func(i int) error) {
+		g.Go(func() error {
+			for i := 0; i == 0 || time.Now().Before(end) && ctx.Err() == nil; i++ {
+				if err := round(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for client := range clients {
+		loop(func(i int) error { return image(ctx, r.store, fmt.Sprintf("c%d-%d", client, i)) })
+	}
+	for _, o := range []store.CheckOptions{{Repair: true}, {Repair: true, Deep: true}, {}} {
+		loop(func(int) error {
+			found, err := r.store.Check(ctx, o)
+			if err != nil || len(found) > 0 {
+				return fmt.Errorf("check %+v: %v, %w", o, found, cmp.Or(err, errFound))
+			}
+			return nil
+		})
+	}
+	loop(func(int) error {
+		found, err := r.store.GC(ctx, store.GCOptions{Yes: true})
+		if err != nil || len(found) > 0 {
+			return fmt.Errorf("garbage: %v, %w", found, cmp.Or(err, errFound))
+		}
+		return nil
+	})
+	assert.NilError(r.t, g.Wait())
+	assert.Equal(r.t, len(r.names()), 0)
+}
+
+var errFound = errors.New("there is nothing to be found")
+
+// image is the life of the layers of an image, and of two containers on it. All of them stay until they are removed here.
+func image(ctx context.Context, s *store.Store, name string) error {
+	text := archive(file("f", name), directory("d"), file("d/g", name))
+	base, top, rw, clone, done := name+"-base", name+"-top", name+"-rw", name+"-clone", name+"-done"
+	create := func(layer, parent string, o store.CreateOptions) func() error {
+		return func() error { return s.Create(ctx, layer, parent, o) }
+	}
+	apply := func(layer string) func() error {
+		return func() error { _, err := s.Apply(ctx, layer, bytes.NewReader(text)); return err }
+	}
+	for i, step := range []func() error{
+		create(base, "", store.CreateOptions{}), apply(base),
+		create(top, base, store.CreateOptions{Draft: true}), apply(top),
+		create(rw, top, store.CreateOptions{}), func() error { return writeTo(ctx, s, rw) },
+		func() error { return s.Clone(ctx, clone, rw, store.CreateOptions{}) },
+		create(done+"-key", top, store.CreateOptions{}), func() error { return writeTo(ctx, s, done+"-key") },
+		func() error { return s.Commit(ctx, done+"-key", done, store.CommitOptions{}) },
+		func() error { return gives(ctx, s, base, "", text) },
+		func() error { return gives(ctx, s, top, base, text) },
+		func() error { return removeStanding(ctx, s, clone, done, rw, top, base) },
+	} {
+		if err := step(); err != nil {
+			return fmt.Errorf("%s, step %d: %w", name, i, err)
+		}
+	}
+	return nil
+}
+
+// writeTo writes to a layer while it is mounted.
+func writeTo(ctx context.Context, s *store.Store, name string) error {
+	dir, err := s.Mount(ctx, name, store.MountOptions{})
+	if err != nil {
+		return err
+	}
+	return errors.Join(Append("f", []byte(name))(dir), s.Unmount(ctx, name))
+}
+
+// gives compares a layer's diff with the tar that filled it.
+func gives(ctx context.Context, s *store.Store, name, parent string, text []byte) error {
+	var b bytes.Buffer
+	if err := s.Diff(ctx, name, parent, &b); err != nil {
+		return err
+	}
+	if !bytes.Equal(b.Bytes(), text) {
+		return fmt.Errorf("layer %s gives other bytes back", name)
+	}
+	return nil
+}
+
+// removeStanding removes layers that are all there.
+func removeStanding(ctx context.Context, s *store.Store, names ...string) error {
+	for _, name := range names {
+		if _, err := s.Stat(ctx, name); err != nil {
+			return err
+		}
+		if err := s.Remove(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -3,9 +3,12 @@ package backendtest
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
@@ -25,6 +28,8 @@ func snapshotRows() []row {
 		{name: "mounts for others", run: mountsForOthers},
 		{name: "lent layers", run: lentLayers},
 		{name: "labels", run: labels},
+		{name: "long labels", run: longLabels},
+		{name: "labels in parallel", run: labelsInParallel},
 	}
 }
 
@@ -185,7 +190,7 @@ func drafts(r *rig) {
 	r.fill("want", "base", late[1])
 	assert.NilError(r.t, r.store.Create(r.ctx(), "l", "base", draft))
 	r.reopen()
-	assert.NilError(r.t, r.store.SetLabels(r.ctx(), "l", map[string]string{"a": "1"}))
+	assert.NilError(r.t, r.label("l", map[string]string{"a": "1"}))
 	_, err := r.store.Unpack(r.ctx(), "l", bytes.NewReader(late[1]))
 	assert.NilError(r.t, err)
 	r.reopen()
@@ -348,15 +353,113 @@ func (r *rig) mountedAbroad(name string, readOnly bool, f func(dir string)) {
 	f(dir)
 }
 
+// label replaces a layer's labels.
+func (r *rig) label(name string, labels map[string]string) error {
+	_, err := r.store.UpdateLabels(r.ctx(), name, func(old map[string]string) error {
+		clear(old)
+		maps.Copy(old, labels)
+		return nil
+	})
+	return err
+}
+
 func labels(r *rig) {
 	assert.NilError(r.t, r.store.Create(r.ctx(), "l", "", store.CreateOptions{Labels: map[string]string{"a": "1"}}))
-	assert.NilError(r.t, r.store.SetLabels(r.ctx(), "l", map[string]string{"b": "2"}))
+	assert.NilError(r.t, r.label("l", map[string]string{"b": "2"}))
 	r.create("child", "l")
-	assert.NilError(r.t, r.store.SetLabels(r.ctx(), "l", map[string]string{"b": "3", "c": ""}), "sealed layers have labels, too")
+	assert.NilError(r.t, r.label("l", map[string]string{"b": "3", "c": ""}), "sealed layers have labels, too")
 	r.reopen()
 	assert.DeepEqual(r.t, r.stat("l").Labels, map[string]string{"b": "3", "c": ""})
-	assert.NilError(r.t, r.store.SetLabels(r.ctx(), "l", nil))
+	i, err := r.store.UpdateLabels(r.ctx(), "l", func(labels map[string]string) error {
+		labels["d"] = "4"
+		return nil
+	})
+	assert.NilError(r.t, err)
+	assert.DeepEqual(r.t, i, r.stat("l"))
+	assert.DeepEqual(r.t, i.Labels, map[string]string{"b": "3", "c": "", "d": "4"})
+	_, err = r.store.UpdateLabels(r.ctx(), "l", func(labels map[string]string) error {
+		clear(labels)
+		return errdefs.ErrConflict
+	})
+	assert.Assert(r.t, errdefs.IsConflict(err), "%v", err)
+	assert.DeepEqual(r.t, r.stat("l").Labels, i.Labels)
+	assert.NilError(r.t, r.label("l", nil))
 	assert.Equal(r.t, len(r.stat("l").Labels), 0)
-	err := r.store.SetLabels(r.ctx(), "unknown", nil)
+	err = r.label("unknown", nil)
 	assert.Assert(r.t, errdefs.IsNotFound(err), "%v", err)
+}
+
+// longLabels are refused wherever labels are given, and change nothing.
+func longLabels(r *rig) {
+	many := map[string]string{}
+	for i := range 33 {
+		many[fmt.Sprintf("%04d", i)] = strings.Repeat("v", 4092)
+	}
+	most := maps.Clone(many)
+	delete(most, "0000")
+	allowed := []map[string]string{most, {"k": strings.Repeat("v", 4095)}}
+	refused := []map[string]string{many, {"k": strings.Repeat("v", 4096)}, {strings.Repeat("k", 4097): ""}, {"": "v"}}
+	r.create("base", "")
+	r.commit("base", "image")
+	r.create("l", "image")
+	for _, labels := range allowed {
+		assert.NilError(r.t, r.label("l", labels))
+		assert.NilError(r.t, r.store.Create(r.ctx(), "x", "image", store.CreateOptions{Labels: labels}))
+		assert.NilError(r.t, r.store.Link(r.ctx(), "y", "image", labels))
+		assert.NilError(r.t, r.store.Commit(r.ctx(), "x", "z", store.CommitOptions{Labels: labels}))
+		r.reopen()
+		for _, name := range []string{"l", "y", "z"} {
+			assert.DeepEqual(r.t, r.stat(name).Labels, labels)
+		}
+		r.remove("z")
+		r.remove("y")
+	}
+	before := r.stat("l")
+	for _, labels := range refused {
+		for what, err := range map[string]error{
+			"update": r.label("l", labels),
+			"create": r.store.Create(r.ctx(), "x", "image", store.CreateOptions{Labels: labels}),
+			"clone":  r.store.Clone(r.ctx(), "x", "image", store.CreateOptions{Labels: labels}),
+			"link":   r.store.Link(r.ctx(), "x", "image", labels),
+			"commit": r.store.Commit(r.ctx(), "l", "x", store.CommitOptions{Labels: labels}),
+		} {
+			assert.Assert(r.t, errdefs.IsInvalidArgument(err), "%s: %v", what, err)
+		}
+	}
+	assert.DeepEqual(r.t, r.stat("l"), before)
+	assert.DeepEqual(r.t, r.names(), []string{"image", "l"})
+}
+
+// labelsInParallel: no change of labels undoes another, and none goes to a layer that has got another name meanwhile.
+func labelsInParallel(r *rig) {
+	const rounds, workers = 20, 8
+	for round := range rounds {
+		draft, done := fmt.Sprint("draft", round), fmt.Sprint("done", round)
+		r.create(draft, "")
+		var g errgroup.Group
+		for w := range workers {
+			g.Go(func() error {
+				_, err := r.store.UpdateLabels(r.ctx(), draft, func(labels map[string]string) error {
+					labels[fmt.Sprint(w)] = ""
+					return nil
+				})
+				return err
+			})
+		}
+		assert.NilError(r.t, g.Wait())
+		assert.Equal(r.t, len(r.stat(draft).Labels), workers)
+		for range workers {
+			g.Go(func() error {
+				if err := r.label(draft, map[string]string{"late": ""}); !errdefs.IsNotFound(err) {
+					return err
+				}
+				return nil
+			})
+		}
+		g.Go(func() error {
+			return r.store.Commit(r.ctx(), draft, done, store.CommitOptions{Labels: map[string]string{"committed": ""}})
+		})
+		assert.NilError(r.t, g.Wait())
+		assert.DeepEqual(r.t, r.stat(done).Labels, map[string]string{"committed": ""})
+	}
 }

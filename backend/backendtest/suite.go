@@ -44,7 +44,8 @@ type row struct {
 func rows() []row {
 	var all []row
 	for _, part := range [][]row{
-		treeRows(), archiveRows(), diffRows(), lifeRows(), abilityRows(), snapshotRows(), contractRows(), troubleRows(), parallelRows(),
+		treeRows(), archiveRows(), acceptRows(), diffRows(), touchRows(), lifeRows(), abilityRows(), snapshotRows(), contractRows(),
+		markRows(), accessRows(), inheritRows(), troubleRows(), parallelRows(),
 	} {
 		all = append(all, part...)
 	}

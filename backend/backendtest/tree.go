@@ -135,16 +135,6 @@ func (t Tree) WithoutClock() Tree {
 	return out
 }
 
-// withoutLinks returns the tree with each name a file of its own.
-func (t Tree) withoutLinks() Tree {
-	out := make(Tree, len(t))
-	for name, e := range t {
-		e.Group = ""
-		out[name] = e
-	}
-	return out
-}
-
 // Owners returns the tree with every owner replaced by f's answer.
 func (t Tree) Owners(f func(uid, gid uint32) (uint32, uint32)) Tree {
 	out := make(Tree, len(t))

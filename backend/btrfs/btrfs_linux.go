@@ -201,6 +201,25 @@ func (b *btrfs) Seal(_ context.Context, l backend.Layer) error {
 	return nil
 }
 
+// Mounts describes the bind mount of the subvolume. A layer that was sealed, but not noted as such, can be written to again.
+func (b *btrfs) Mounts(ctx context.Context, l backend.Layer, o backend.MountOptions) ([]backend.Mount, error) {
+	if !l.Sealed && !o.ReadOnly {
+		if err := b.unseal(l.ID); err != nil {
+			return nil, fmt.Errorf("unseal layer %s: %w", l.ID, err)
+		}
+	}
+	return b.Dirs.Mounts(ctx, l, o)
+}
+
+func (b *btrfs) unseal(id string) error {
+	d, err := b.open(id)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return setReadOnly(d.FD, false)
+}
+
 // Diff writes the files that Changes lists. A layer that is not sealed may be in use: what vanishes is left out.
 func (b *btrfs) Diff(ctx context.Context, l backend.Layer, w io.Writer) error {
 	d, err := b.open(l.ID)

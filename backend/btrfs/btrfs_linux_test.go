@@ -295,10 +295,12 @@ func TestNested(t *testing.T) {
 	sub(base, "top")
 	r.apply(base, backendtest.CreateFile("a/b/sub/f", []byte("1"), 0o644), backendtest.CreateFile("a/b/sub/inner/g", []byte("2"), 0o644))
 	command(t, "btrfs", "subvolume", "snapshot", "-r", r.dir(base)+"/a/b/sub/inner", r.dir(base)+"/a/frozen")
+	command(t, "chattr", "+i", r.dir(base)+"/a/b", r.dir(base)+"/top")
 
 	l := r.create(base)
 	assert.Equal(t, backendtest.Diff(r.tree(base), r.tree(l)), "")
 	assert.DeepEqual(t, r.changes(l), []string{})
+	command(t, "chattr", "-i", r.dir(l)+"/a/b", r.dir(l)+"/top") // they were protected as the parent's are
 	sub(l, "fresh")
 	r.apply(l, backendtest.CreateFile("fresh/x", nil, 0o644), backendtest.Append("a/b/sub/inner/g", []byte("more")), backendtest.CreateFile("top/new", nil, 0o644))
 	want := []string{"C /a", "C /a/b", "C /a/b/sub", "C /a/b/sub/inner", "C /a/b/sub/inner/g", "A /fresh", "A /fresh/x", "C /top", "A /top/new"}
@@ -308,6 +310,7 @@ func TestNested(t *testing.T) {
 	assert.DeepEqual(t, r.changes(clone), want)
 	command(t, "btrfs", "subvolume", "delete", r.dir(clone)+"/top")
 	assert.DeepEqual(t, r.changes(clone), r.compared(clone))
+	command(t, "chattr", "+a", r.dir(clone)+"/a", r.dir(clone)+"/a/b", r.dir(clone)+"/a/b/sub", r.dir(clone))
 
 	for _, l := range []backend.Layer{clone, l, base} {
 		r.remove(l)

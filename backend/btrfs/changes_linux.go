@@ -37,6 +37,7 @@ func (b *btrfs) changes(ctx context.Context, l backend.Layer) (iter.Seq2[backend
 		return nil, err
 	}
 	if s != nil {
+		o.OneDisk = true
 		if o.Unchanged, err = s.unchanged(ctx); err != nil {
 			return nil, err
 		}

@@ -39,13 +39,28 @@ func destroy(ctx context.Context, parent tree.Dir, name string) error {
 	if err := failpoint.Hit("btrfs.remove.nested-removed"); err != nil {
 		return err
 	}
-	if err := destroySubvolume(parent.FD, name); err != nil {
+	err = destroySubvolume(parent.FD, name)
+	if errors.Is(err, unix.EPERM) && unprotect(parent, name) {
+		err = destroySubvolume(parent.FD, name)
+	}
+	if err != nil {
 		return err
 	}
 	if err := failpoint.Hit("btrfs.remove.subvolume-removed"); err != nil {
 		return err
 	}
 	return destroyQgroup(parent.FD, id)
+}
+
+// unprotect clears the flags (chattr) that keep a subvolume from being deleted. It tells whether there were any.
+func unprotect(parent tree.Dir, name string) bool {
+	d, err := parent.Open(name)
+	if err != nil {
+		return false
+	}
+	err = setReadOnly(d.FD, false) // flags are as read-only as all else
+	d.Close()
+	return err == nil && tree.Unprotect(parent, tree.Entry{Name: name, Type: unix.DT_DIR})
 }
 
 // empty deletes the subvolumes inside the subvolume d, and returns d's ID; 0 if it is none.
@@ -144,6 +159,11 @@ func snapshotOne(ctx context.Context, from, to tree.Dir, path, name string) erro
 		return err
 	}
 	defer at.Close()
+	return tree.Protected(at, tree.Entry{Name: ".", Type: unix.DT_DIR}, func() error { return snapshotInto(ctx, source, at, name) })
+}
+
+// snapshotInto puts a snapshot of source into the directory at, in the place of the empty directory name.
+func snapshotInto(ctx context.Context, source, at tree.Dir, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(at.FD, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: at.Path, Err: err}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"iter"
 	"path/filepath"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -17,18 +16,32 @@ import (
 	"strata/backend/internal/treediff"
 )
 
-// Changes walks the upper directory and looks up each of its names below: the cost depends on what was
-// changed, not on the size of the image. The layer may be in use; what vanishes meanwhile is left out.
+// Changes walks the upper directory, a second time where hard links ask for it (treediff.Linker), and looks up each of its names
+// below: the cost depends on what was changed, not on the size of the image. Files that look the same are read. The layer may be in use; what vanishes meanwhile is left out.
 func (o *overlay) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backend.Change, error] {
 	return func(yield func(backend.Change, error) bool) {
-		err := o.walk(ctx, l, false, yield)
-		if err != nil && !errors.Is(err, errStopped) {
-			yield(backend.Change{}, fmt.Errorf("list changes of layer %s: %w", l.ID, err))
+		for c, err := range o.changes(ctx, l, false) {
+			if err != nil {
+				err = fmt.Errorf("list changes of layer %s: %w", l.ID, err)
+			}
+			if !yield(c, err) {
+				return
+			}
 		}
 	}
 }
 
-// Diff writes the changes as a tar. They are listed first: a layer that cannot be read from its upper
+// changes lists the changes of a layer. content refuses files whose content is not in the upper directory.
+func (o *overlay) changes(ctx context.Context, l backend.Layer, content bool) iter.Seq2[backend.Change, error] {
+	return func(yield func(backend.Change, error) bool) {
+		err := o.walk(ctx, l, content, yield)
+		if err != nil && !errors.Is(err, treediff.ErrStopped) {
+			yield(backend.Change{}, err)
+		}
+	}
+}
+
+// Diff writes the changes as a tar. The Linker gives none before it has seen all: a layer that cannot be read from its upper
 // directory is refused before the first byte.
 func (o *overlay) Diff(ctx context.Context, l backend.Layer, w io.Writer) error {
 	if err := o.diff(ctx, l, w); err != nil {
@@ -42,35 +55,30 @@ func (o *overlay) diff(ctx context.Context, l backend.Layer, w io.Writer) error 
 	if err != nil {
 		return err
 	}
-	var changes []backend.Change
-	err = o.walk(ctx, l, true, func(c backend.Change, _ error) bool {
-		changes = append(changes, c)
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	all := func(yield func(backend.Change, error) bool) {
-		for _, c := range changes {
-			if !yield(c, nil) {
-				return
-			}
-		}
-	}
-	return layertar.WriteChanges(ctx, w, filepath.Join(dir, diffDir), all,
-		layertar.WriteOptions{IDMap: l.IDMap, Vanished: true})
+	return layertar.WriteChanges(ctx, w, filepath.Join(dir, diffDir), o.changes(ctx, l, true),
+		layertar.WriteOptions{IDMap: l.IDMap, Marks: o.whiteouts(), Vanished: true})
 }
 
-// errStopped ends a walk whose caller wants no more.
-var errStopped = errors.New("stopped")
-
-// walker is one walk over an upper directory.
+// walker is one walk over an upper directory, and over those of the layers below beside it.
 type walker struct {
 	ctx     context.Context //nolint:containedctx // a walk lives as long as the call that got ctx
-	yield   func(backend.Change, error) bool
 	marks   marks
 	ids     *backend.IDMap
+	links   treediff.Linker
 	content bool // what is listed will be read, too
+
+	upper  *tree.Walk
+	lowers []lowerWalk // topmost first
+	stack  []directory // from the root to where upper is
+	here   []lower     // what a lookup of the parent's files sees there, topmost first
+	out    *treediff.Output
+}
+
+// lowerWalk is a walk over the upper directory of a layer below. It is in the directory in place of the one where the upper walk is, or
+// of the nearest one above that it has.
+type lowerWalk struct {
+	*tree.Walk
+	ids *backend.IDMap
 }
 
 // lower is a directory of a layer below.
@@ -80,127 +88,163 @@ type lower struct {
 	whiteouts bool // regular files in it may be whiteouts
 }
 
-// directory is one that the upper tree has, with those that a lookup in the parent would see in its place.
+// directory is one that the upper tree has.
 type directory struct {
-	up     *directory // the directory that it is in, nil for the root
-	path   string     // within the layer, "" for the root
-	upper  tree.Dir
-	lowers []lower // topmost first
+	parts []part // of the lower walks, which of them are in its place
 	// hidden says that nothing of the lowers shows through: the directory, or one it is in, was replaced.
 	hidden bool
-	// listed is set once the directory is in the output. Until then it has to be listed as soon as a
-	// change is found in it. The root counts as listed.
-	listed bool
 }
 
-// walk yields the changes of a layer. An error ends it and is not yielded. content refuses files whose
-// content is not in the upper directory.
+// lowerDirs is how many directories the walks over the layers below keep open together, besides their roots.
+const lowerDirs = 128
+
+// walk yields the changes of a layer. An error ends it and is not yielded.
 func (o *overlay) walk(ctx context.Context, l backend.Layer, content bool, yield func(backend.Change, error) bool) error {
-	w := &walker{ctx: ctx, yield: yield, marks: o.marks(), ids: l.IDMap, content: content}
-	dir, err := o.find(l.ID)
+	w := &walker{ctx: ctx, marks: o.marks(), ids: l.IDMap, content: content}
+	w.links.Partial = true // what the upper directory has not it has in common with the lower ones
+	return w.links.Walk(yield, func(yield func(backend.Change, error) bool) error {
+		return o.roots(w, l, yield)
+	})
+}
+
+// roots walks once.
+func (o *overlay) roots(w *walker, l backend.Layer, yield func(backend.Change, error) bool) error {
+	upper, err := o.openDiff(l.ID)
 	if err != nil {
 		return err
 	}
-	root := directory{listed: true}
-	if root.upper, err = tree.Open(filepath.Join(dir, diffDir)); err != nil {
+	defer upper.Close()
+	w.upper, w.lowers, w.stack = tree.NewWalk(upper, tree.ByName), nil, nil
+	defer w.upper.Close()
+	w.out = treediff.NewOutput(w.upper, yield)
+	root := directory{}
+	for i, p := range l.Parents {
+		d, err := o.openDiff(p.ID)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		walk := tree.NewWalk(d, tree.ByName)
+		walk.Hold(lowerDirs / len(l.Parents))
+		defer walk.Close()
+		w.lowers = append(w.lowers, lowerWalk{walk, p.IDMap})
+		root.parts = append(root.parts, part{i, true})
+	}
+	w.stack = append(w.stack, root)
+	return w.walk()
+}
+
+// openDiff opens what a layer itself holds.
+func (o *overlay) openDiff(id string) (tree.Dir, error) {
+	dir, err := o.find(id)
+	if err != nil {
+		return tree.Dir{}, err
+	}
+	return tree.Open(filepath.Join(dir, diffDir))
+}
+
+// walk lists what changed.
+func (w *walker) walk() error {
+	if err := w.arrive(); err != nil {
 		return err
 	}
-	defer root.upper.Close()
-	defer func() { closeAll(root.lowers) }()
-	for _, p := range l.Parents {
-		dir, err := o.find(p.ID)
+	for {
+		name, ok, err := w.next()
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			err = w.name(name)
+		case w.upper.Depth() == 0:
+			return nil
+		default:
+			err = w.leave()
+		}
 		if err != nil {
 			return err
 		}
-		d, err := tree.Open(filepath.Join(dir, diffDir))
-		if err != nil {
-			return err
-		}
-		root.lowers = append(root.lowers, lower{Dir: d, ids: p.IDMap, whiteouts: true})
-	}
-	return w.directory(&root)
-}
-
-func closeAll(lowers []lower) {
-	for _, l := range lowers {
-		l.Close()
 	}
 }
 
-// emit lists path, which is in d, after the directories above it.
-func (w *walker) emit(d *directory, path string, kind backend.ChangeKind) error {
-	if !d.listed {
-		if err := w.emit(d.up, d.path, backend.Modified); err != nil {
-			return err
-		}
-		d.listed = true
-	}
-	if !w.yield(backend.Change{Path: path, Kind: kind}, nil) {
-		return errStopped
-	}
-	return nil
-}
-
-// directory lists what changed in d.
-func (w *walker) directory(d *directory) error {
+// arrive looks around where the walks have gone.
+func (w *walker) arrive() error {
 	if err := w.ctx.Err(); err != nil {
-		return fmt.Errorf("%s: %w", d.upper.Path, err)
+		return fmt.Errorf("%s: %w", w.upper.Dir(), err)
 	}
-	entries, err := d.upper.Entries()
-	if err != nil {
-		return err
+	w.here = w.here[:0]
+	for _, p := range w.stack[len(w.stack)-1].parts {
+		l := w.lowers[p.index]
+		w.here = append(w.here, lower{Dir: l.Dir(), ids: l.ids, whiteouts: p.whiteouts})
 	}
-	names := make([]string, 0, len(entries))
-	for _, e := range entries {
-		names = append(names, e.Name)
-	}
-	if d.hidden { // whatever is not here is gone
-		below, err := w.names(d.lowers)
-		if err != nil {
-			return err
-		}
-		names = append(names, below...)
-		slices.Sort(names)
-		names = slices.Compact(names)
-	}
-	for _, name := range names {
-		if err := w.name(d, name); err != nil {
-			return err
-		}
-	}
+	w.out.Moved()
 	return nil
 }
 
-// names lists what the lower directories may hold, whiteouts included.
-func (w *walker) names(lowers []lower) ([]string, error) {
-	var names []string
-	for _, l := range lowers {
-		again, err := tree.Open(l.Proc(".")) // a position in the listing of our own
-		if err != nil {
-			return nil, err
+// leave goes back to the directory above. One that was moved away meanwhile counts as gone, with what it holds.
+func (w *walker) leave() error {
+	if err := w.upper.Leave(); err != nil && !errors.Is(err, tree.ErrMoved) {
+		return err
+	}
+	for last := len(w.stack) - 1; last > w.upper.Depth(); last-- {
+		for _, p := range w.stack[last].parts {
+			if err := w.lowers[p.index].Leave(); err != nil {
+				return err
+			}
 		}
-		entries, err := again.Entries()
-		again.Close()
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			names = append(names, e.Name)
+		w.stack = w.stack[:last]
+	}
+	return w.arrive()
+}
+
+// next returns the next name to compare: where nothing shows through, one that the layers below have, whiteouts included, is one that may
+// be gone.
+func (w *walker) next() (name string, ok bool, err error) {
+	top := w.stack[len(w.stack)-1]
+	if !top.hidden {
+		e, ok, err := w.upper.Next()
+		return e.Name, ok, err
+	}
+	walks := []*tree.Walk{w.upper}
+	for _, p := range top.parts {
+		walks = append(walks, w.lowers[p.index].Walk)
+	}
+	return nextOf(walks)
+}
+
+// nextOf returns the smallest of the next names of several walks, and steps over it in all.
+func nextOf(walks []*tree.Walk) (name string, ok bool, err error) {
+	var same []*tree.Walk
+	for _, w := range walks {
+		e, has, err := w.Peek()
+		switch {
+		case err != nil:
+			return "", false, err
+		case !has:
+		case !ok || e.Name < name:
+			name, ok, same = e.Name, true, append(same[:0], w)
+		case e.Name == name:
+			same = append(same, w)
 		}
 	}
-	return names, nil
+	for _, w := range same {
+		if _, _, err := w.Next(); err != nil {
+			return "", false, err
+		}
+	}
+	return name, ok, nil
 }
 
 // name compares what the upper directory and the parent have under a name.
-func (w *walker) name(d *directory, name string) error {
-	upper, err := lstat(d.upper, name)
+func (w *walker) name(name string) error {
+	hidden := w.stack[len(w.stack)-1].hidden
+	upper, err := lstat(w.upper.Dir(), name)
 	if err != nil {
 		return err
 	}
-	if upper == nil && !d.hidden { // vanished
+	if upper == nil && !hidden { // vanished
 		return nil
 	}
-	below, err := w.lookup(d.lowers, name)
+	below, err := w.lookup(w.here, name)
 	if err != nil {
 		return err
 	}
@@ -210,14 +254,13 @@ func (w *walker) name(d *directory, name string) error {
 			return err
 		}
 	}
-	path := d.path + "/" + name
 	switch {
 	case gone && below == nil:
 		return nil
 	case gone:
-		return w.emit(d, path, backend.Deleted)
+		return w.out.Name(name, backend.Deleted)
 	case upper.IsDir():
-		return w.subdirectory(d, upper, below, path)
+		return w.subdirectory(upper, below)
 	}
 	if err := w.checkContent(upper); err != nil {
 		return err
@@ -226,7 +269,7 @@ func (w *walker) name(d *directory, name string) error {
 	if !differs || err != nil {
 		return err
 	}
-	return w.emit(d, path, kind)
+	return w.out.Name(name, kind)
 }
 
 // checkContent refuses a file whose content lies in another layer.
@@ -239,14 +282,20 @@ func (w *walker) checkContent(f *file) error {
 
 // compare returns what to list a file or directory of the upper tree as, if it differs.
 func (w *walker) compare(upper *file, below *found) (backend.ChangeKind, bool, error) {
-	if below == nil {
-		return backend.Added, true, nil
+	kind := backend.Added
+	var top *treediff.File
+	var ids *backend.IDMap
+	upper.Marks = w.marks.prefix
+	if below != nil {
+		below.top.Marks = w.marks.prefix
+		kind, top, ids = backend.Modified, &below.top.File, below.ids
 	}
-	differs, err := treediff.Differ(&upper.File, w.ids, &below.top.File, below.ids)
-	return backend.Modified, differs, err
+	differs, err := w.links.Differ(&upper.File, w.ids, top, ids)
+	return kind, differs, err
 }
 
-func (w *walker) subdirectory(d *directory, upper *file, below *found, path string) error {
+// subdirectory goes into a directory of the upper tree, and lists it if it differs.
+func (w *walker) subdirectory(upper *file, below *found) error {
 	mark, err := w.marks.ofDirectory(upper)
 	if err != nil {
 		return ignoreVanished(err)
@@ -255,24 +304,25 @@ func (w *walker) subdirectory(d *directory, upper *file, below *found, path stri
 	if err != nil {
 		return err
 	}
-	sub := directory{up: d, path: path, hidden: d.hidden || mark == opaque}
-	if sub.upper, err = d.upper.Open(upper.Name); err != nil {
+	if err := w.upper.Enter(upper.Name); err != nil {
 		return ignoreVanished(err)
 	}
-	defer sub.upper.Close()
-	defer func() { closeAll(sub.lowers) }()
+	above := w.stack[len(w.stack)-1]
+	sub := directory{hidden: above.hidden || mark == opaque}
 	if below != nil {
-		if sub.lowers, err = below.open(d.lowers, upper.Name); err != nil {
-			return err
+		for _, p := range below.stack {
+			p.index = above.parts[p.index].index
+			if err := w.lowers[p.index].Enter(upper.Name); err != nil {
+				return err
+			}
+			sub.parts = append(sub.parts, p)
 		}
 	}
-	if differs {
-		if err := w.emit(d, path, kind); err != nil {
-			return err
-		}
-		sub.listed = true
+	w.stack = append(w.stack, sub)
+	if err := w.arrive(); err != nil || !differs {
+		return err
 	}
-	return w.directory(&sub)
+	return w.out.Directory(kind)
 }
 
 // found is what the parent has under a name.
@@ -323,18 +373,4 @@ func (w *walker) lookup(lowers []lower, name string) (*found, error) {
 		}
 	}
 	return f, nil
-}
-
-// open opens the directories that lookup found.
-func (f *found) open(lowers []lower, name string) (opened []lower, err error) {
-	for _, p := range f.stack {
-		l := lowers[p.index]
-		d, err := l.Open(name)
-		if err != nil {
-			closeAll(opened)
-			return nil, err
-		}
-		opened = append(opened, lower{Dir: d, ids: l.ids, whiteouts: p.whiteouts})
-	}
-	return opened, nil
 }

@@ -25,7 +25,9 @@ func TestChanges(t *testing.T) {
 		backendtest.MkdirAll("dir/sub"), backendtest.CreateFile("dir/sub/deep", []byte("deep"), 0o644),
 		backendtest.CreateFile("dir/file", []byte("file"), 0o644), backendtest.CreateFile("file", []byte("file"), 0o644),
 		backendtest.SetTime("file", time.Unix(1e9, 1)), backendtest.Symlink("file", "link"),
-		backendtest.MkdirAll("a/b/c"), backendtest.CreateFile("dir-x", nil, 0o644))
+		backendtest.MkdirAll("a/b/c"), backendtest.CreateFile("a/b/c/d", []byte("x"), 0o644),
+		backendtest.CreateFile("dir-x", nil, 0o644), backendtest.CreateFile("dir-y", nil, 0o644),
+		backendtest.SetTime("dir-x", time.Unix(1e9, 1)), backendtest.SetTime("dir-y", time.Unix(1e9, 1)))
 	for name, c := range map[string]struct {
 		step backendtest.Step
 		want string
@@ -36,7 +38,12 @@ func TestChanges(t *testing.T) {
 		"new tree":                 {backendtest.MkdirAll("n/e/w"), "A /n\nA /n/e\nA /n/e/w"},
 		"changed content":          {backendtest.Append("file", []byte("x")), "C /file"},
 		"copied up, not changed":   {steps(backendtest.Append("file", []byte("x")), backendtest.CreateFile("file", []byte("file"), 0o644), backendtest.SetTime("file", time.Unix(1e9, 1))), ""},
-		"directory only copied up": {steps(backendtest.CreateFile("a/b/x", nil, 0o644), backendtest.Remove("a/b/x")), ""},
+		"directory only copied up": {steps(backendtest.Append("a/b/c/d", nil), backendtest.Append("a/b/c/d", nil)), ""},
+		"time of a directory":      {steps(backendtest.CreateFile("a/b/x", nil, 0o644), backendtest.Remove("a/b/x")), "C /a\nC /a/b"},
+		"content, same time":       {steps(backendtest.CreateFile("file", []byte("eliF"), 0o644), backendtest.SetTime("file", time.Unix(1e9, 1))), "C /file"},
+		"same size moved over":     {steps(backendtest.CreateFile("w", []byte("eliF"), 0o644), backendtest.SetTime("w", time.Unix(1e9, 1)), backendtest.Rename("w", "file")), "C /file"},
+		"one more name":            {backendtest.Link("file", "name"), "C /file\nA /name"},
+		"two files made one":       {steps(backendtest.Remove("dir-y"), backendtest.Link("dir-x", "dir-y")), "C /dir-x\nC /dir-y"},
 		"mode of a directory":      {backendtest.Chmod("a/b", 0o700), "C /a\nC /a/b"},
 		"attribute":                {backendtest.SetXattr("dir/sub", "user.x", "y"), "C /dir\nC /dir/sub"},
 		"removed file":             {backendtest.Remove("dir/file"), "C /dir\nD /dir/file"},

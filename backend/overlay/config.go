@@ -17,21 +17,21 @@ type Config struct {
 // NewConfig returns the defaults.
 func NewConfig() *Config { return &Config{} }
 
-// check refuses options that would change what a layer's directory means, or who may write to it.
-func (c *Config) check() error {
+// Check refuses options that would change what a layer's directory means, or who may write to it.
+func (c *Config) Check() error {
 	for _, word := range c.MountOpt {
 		key, value, _ := strings.Cut(word, "=")
 		switch key {
 		case "nodev", "nosuid", "noexec", "noatime", "nodiratime", "relatime", "strictatime", "nosymfollow", "sync", "dirsync", "lazytime":
 			if value != "" || strings.Contains(word, "=") {
-				return fmt.Errorf("mountopt %q: takes no value: %w", word, errdefs.ErrInvalidArgument)
+				return fmt.Errorf("overlay.mountopt %q: takes no value: %w", word, errdefs.ErrInvalidArgument)
 			}
 		case "xino", "uuid", "fsync", "nfs_export", "verity", "override_creds", "nooverride_creds":
 		case "lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir", "default_permissions", "redirect_dir", "metacopy", "index",
 			"userxattr", "volatile", "ro", "rw", "context", "fscontext", "defcontext", "rootcontext":
-			return fmt.Errorf("mountopt %q: the backend itself decides that: %w", word, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("overlay.mountopt %q: the backend itself decides that: %w", word, errdefs.ErrInvalidArgument)
 		default:
-			return fmt.Errorf("mountopt %q is not known: %w", word, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("overlay.mountopt %q is not known: %w", word, errdefs.ErrInvalidArgument)
 		}
 	}
 	return nil

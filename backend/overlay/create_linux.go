@@ -72,12 +72,12 @@ func (o *overlay) makeRoot(l backend.Layer, diff string) error {
 	if err != nil {
 		return err
 	}
-	return copyRoot(filepath.Join(parent, diffDir), diff)
+	return o.copyRoot(filepath.Join(parent, diffDir), diff)
 }
 
-// copyRoot gives the directory to the owner, extended attributes and mode of from. Overlay's own
-// attributes are not part of them.
-func copyRoot(from, to string) error {
+// copyRoot gives the directory to the owner, extended attributes and mode of from. The marks of this overlay's
+// mounts are not part of them.
+func (o *overlay) copyRoot(from, to string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(from, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: from, Err: err}
@@ -91,7 +91,7 @@ func copyRoot(from, to string) error {
 	}
 	for _, b := range bytes.Split(bytes.TrimSuffix(names, []byte{0}), []byte{0}) {
 		name := string(b)
-		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+		if name == "" || strings.HasPrefix(name, o.marks().prefix) {
 			continue
 		}
 		value, err := readXattr(func(buf []byte) (int, error) { return unix.Lgetxattr(from, name, buf) })

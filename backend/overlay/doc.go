@@ -13,7 +13,13 @@
 // In diff, a deleted path is a character device 0:0 and a replaced directory has
 // trusted.overlay.opaque=y (user.overlay.opaque where trusted attributes are not permitted), as the
 // kernel writes them (Documentation/filesystems/overlayfs.rst). Whiteouts as regular files with
-// trusted.overlay.whiteout are read too.
+// trusted.overlay.whiteout are read too. There is no whiteout where the layers below have nothing, since the kernel would
+// show its name in a directory that it does not merge. A character device 0:0 in a layer's tar is a whiteout, too: overlayfs can
+// show no such device. Other backends keep it as a device.
+//
+// A layer that has no parents yet but may get some (Detached) also has whiteouts that hide nothing, and directories with
+// trusted.overlay.strata.implied=y, which overlayfs does not show: nothing is known about them but that something lies in them.
+// Rebase settles both.
 //
 // An upper directory means the same whatever kernel reads it: the mount options say redirect_dir=nofollow,
 // metacopy=off and index=off, whatever the kernel's defaults are, where it knows those options. A directory

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -72,7 +71,7 @@ func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, erro
 }
 
 func open(ctx context.Context, env backend.Env, c *Config) (*overlay, error) {
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	o := &overlay{env: env, config: *c, probe: probe.New(env.Home)}
@@ -191,9 +190,6 @@ func (o *overlay) find(id string) (string, error) {
 		strings.Join(append([]string{o.env.Home}, o.env.Stores...), ", "), errdefs.ErrNotFound)
 }
 
-// layerName matches what a layer may be called: backend.Layer.
-var layerName = regexp.MustCompile(`^[a-z0-9]{1,64}$`)
-
 // List lists the directories of all layers.
 func (o *overlay) List(context.Context) ([]string, error) {
 	entries, err := os.ReadDir(o.env.Home)
@@ -202,11 +198,19 @@ func (o *overlay) List(context.Context) ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if e.IsDir() && layerName.MatchString(e.Name()) {
+		if e.IsDir() && backend.CheckID(e.Name()) == nil {
 			ids = append(ids, e.Name())
 		}
 	}
 	return ids, nil
+}
+
+// whiteouts is how this overlay's mounts mark deletions.
+func (o *overlay) whiteouts() backend.Whiteouts {
+	if o.userXattr {
+		return backend.WhiteoutsOverlayUser
+	}
+	return backend.WhiteoutsOverlay
 }
 
 // Place is the upper directory. A base layer needs no whiteouts: there is nothing below to hide, and
@@ -216,12 +220,12 @@ func (o *overlay) Place(_ context.Context, l backend.Layer) (backend.Place, erro
 	if err != nil {
 		return backend.Place{}, err
 	}
-	p := backend.Place{Dir: filepath.Join(dir, diffDir), Whiteouts: backend.WhiteoutsOverlay}
-	switch {
-	case len(l.Parents) == 0 && !l.Detached:
+	p := backend.Place{Dir: filepath.Join(dir, diffDir), Whiteouts: o.whiteouts(), Marks: o.whiteouts()}
+	if len(l.Parents) == 0 && !l.Detached {
 		p.Whiteouts = backend.WhiteoutsNone
-	case o.userXattr:
-		p.Whiteouts = backend.WhiteoutsOverlayUser
+	}
+	if len(l.Parents) > 0 {
+		p.Below = o.below(l)
 	}
 	return p, nil
 }

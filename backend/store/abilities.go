@@ -24,6 +24,7 @@ type abilities struct {
 	checker   backend.Checker
 	lister    backend.Lister
 	reporter  backend.Reporter
+	closer    backend.Closer
 }
 
 func findAbilities(b backend.Backend) (a abilities) {
@@ -47,24 +48,35 @@ func findAbilities(b backend.Backend) (a abilities) {
 	a.checker, _ = backend.As[backend.Checker](b)
 	a.lister, _ = backend.As[backend.Lister](b)
 	a.reporter, _ = backend.As[backend.Reporter](b)
+	a.closer, _ = backend.As[backend.Closer](b)
 	return a
 }
 
-// describe says for each operation which code runs.
+// describe says for each ability which code runs.
 func (a abilities) describe() []backend.Field {
 	compare := choose(a.narrower != nil, "compare what changed", "compare trees")
 	return []backend.Field{
+		{Name: "files", Value: choose(a.placer != nil, "in place", "in a mount")},
 		{Name: "apply", Value: choose(a.applier != nil, "native", choose(a.placer != nil, "unpack in place", "unpack into a mount"))},
 		{Name: "diff", Value: choose(a.differ != nil, "native", compare)},
 		{Name: "changes", Value: choose(a.changer != nil, "native", compare)},
+		{Name: "narrow", Value: choose(a.narrower != nil, "native", "look at every name")},
 		{Name: "usage", Value: choose(a.meter != nil, "native", "walk")},
 		{Name: "limit", Value: choose(a.limiter != nil, "native", "not supported")},
 		{Name: "id maps", Value: choose(a.idMapper != nil, "native", "change owners")},
 		{Name: "clone", Value: choose(a.cloner != nil, "native", "diff and apply")},
 		{Name: "rebase", Value: choose(a.rebaser != nil, "native", "not supported")},
+		{Name: "activate", Value: choose(a.activator != nil, "native", "not needed")},
 		{Name: "seal", Value: choose(a.sealer != nil, "native", "read-only mounts")},
-		{Name: "list", Value: choose(a.lister != nil, "native", "records only")},
 		{Name: "sync of new layers", Value: choose(a.syncer != nil, "native", "whole file system")},
+		{Name: "sync of content", Value: choose(a.content != nil, "native", "whole file system")},
+		{Name: "list", Value: choose(a.lister != nil, "native", "records only")},
+		{Name: "check", Value: choose(a.checker != nil, "native", "records and list")},
+		{Name: "survey", Value: choose(a.surveyor != nil, "native", "not supported")},
+		{Name: "adopt", Value: choose(a.adopter != nil, "native", "not supported")},
+		{Name: "describe", Value: choose(a.describer != nil, "native", "the store's fields only")},
+		{Name: "report", Value: choose(a.reporter != nil, "native", "the store's fields only")},
+		{Name: "close", Value: choose(a.closer != nil, "native", "not needed")},
 	}
 }
 

@@ -87,7 +87,7 @@ func (s *Store) activateChain(ctx context.Context, l *layer) error {
 	}
 	err := s.able.activator.Activate(ctx, s.describe(l))
 	if err != nil {
-		err = fmt.Errorf("activate layer %s: %w", l.rec.ID, err)
+		err = fmt.Errorf("activate layer %s: %w", s.describe(l).ID, err)
 		if below != nil && !counted {
 			err = errors.Join(err, s.deactivate(context.WithoutCancel(ctx), below, childInactive))
 		}
@@ -111,7 +111,7 @@ func (s *Store) deactivate(ctx context.Context, l *layer, reason func(*activatio
 	if !l.link {
 		if err := s.able.activator.Deactivate(ctx, s.describe(l)); err != nil {
 			a.mounted, a.lent, a.children = mounted, lent, children
-			return fmt.Errorf("deactivate layer %s: %w", l.rec.ID, err)
+			return fmt.Errorf("deactivate layer %s: %w", s.describe(l).ID, err)
 		}
 	}
 	a.done = false
@@ -180,9 +180,11 @@ func (s *Store) lend(ctx context.Context, l *layer) error {
 	return s.activate(ctx, l, lentNow)
 }
 
-// Seen reports whether what is mounted in a directory is seen by others: they share its mount, or this process is in the mount namespace
-// of the machine's first process.
+// Seen reports whether what is mounted in a directory, which must exist, is seen by others. It tries, with an empty file system. For
+// the mount namespace of the machine's first process, where this process perhaps is, it need not.
 func Seen(dir string) (bool, error) {
-	shared, err := mount.Shared(dir)
-	return shared || mount.InHost(), err
+	if mount.InHost() {
+		return true, nil
+	}
+	return mount.Seen(dir)
 }

@@ -21,13 +21,13 @@ const (
 // Config says which store to open, and how.
 type Config struct {
 	Root     string // the store's directory; made if missing, its parent must exist
-	MountDir string // where layers are mounted; default Root/mnt
+	MountDir string // where layers are mounted, those with an ID map in MountDir-GID; default Root/mnt
 	Backend  string // name of the backend, recorded in a new store; another name for an old one is an error
 	// New makes the backend. It runs after the store is locked and before recovery.
 	New  func(ctx context.Context, env backend.Env) (backend.Backend, error)
 	Sync SyncMode // default SyncLayer
 	// ExactDiffs decides for a new store whether every applied diff can be given back byte for
-	// byte. An old store keeps what it was made with; Open fails if the two differ and Explicit is set.
+	// byte. An old store keeps what it was made with; Open fails if the two differ and ExactDiffsSet is true.
 	ExactDiffs bool
 	// ExactDiffsSet says that the user asked for ExactDiffs, one way or the other.
 	ExactDiffsSet bool
@@ -112,6 +112,7 @@ type StoreInfo struct {
 	Root       string          `json:"root"`
 	UUID       string          `json:"uuid"`
 	Format     int             `json:"format"`
+	Created    time.Time       `json:"created"`
 	Backend    string          `json:"backend"`
 	Sync       SyncMode        `json:"sync"`
 	ExactDiffs bool            `json:"exactDiffs"`
@@ -126,7 +127,7 @@ type StoreInfo struct {
 
 // CheckOptions say how thoroughly Check looks.
 type CheckOptions struct {
-	Deep     bool // read every applied layer and compare it with its digest
+	Deep     bool // read every layer that Apply filled exactly, and compare it with its digest
 	Repair   bool // mend what can be mended without guessing
 	Progress func(done, total int)
 }
@@ -151,6 +152,8 @@ const (
 	FindingForeignMount    FindingKind = "foreign-mount"
 	FindingChanged         FindingKind = "content-changed"
 	FindingBadRecord       FindingKind = "unreadable-record"
+	FindingSameName        FindingKind = "name-hidden" // another layer has it, or the name leads nowhere
+	FindingStray           FindingKind = "stray-file"  // in layers/, logs/ or mnt/
 	FindingBackend         FindingKind = "backend"
 	FindingOddity          FindingKind = "oddity" // named by the backend's Surveyor
 	FindingNotice          FindingKind = "notice" // nothing is wrong, but worth knowing
@@ -165,7 +168,10 @@ type GCOptions struct {
 	// Known are the names that the client still has, nil if that is not known: then only what the
 	// store itself can tell to be an orphan is listed.
 	Known map[string]bool
-	Yes   bool // remove what is listed
+	// Listed are the IDs of the layers that the client was asked about, nil for all: others are passed over, since the client may
+	// have made them meanwhile.
+	Listed map[string]bool
+	Yes    bool // remove what is listed
 }
 
 // Adoption is a layer that another program has made and that can be, or was, taken in.
@@ -175,10 +181,14 @@ type Adoption struct {
 	Adopted bool   `json:"adopted"`
 }
 
+// ReasonUnknown is the Reason of an orphan that is missing in GCOptions.Known.
+const ReasonUnknown = "the client does not know it"
+
 // Orphan is a layer that nobody needs any more.
 type Orphan struct {
 	Name    string `json:"name,omitempty"`
 	ID      string `json:"id,omitempty"`
+	Size    *int64 `json:"size,omitempty"` // bytes on disk that its removal frees, parents not counted; nil if nobody can tell
 	Reason  string `json:"reason"`
 	Removed bool   `json:"removed"`
 }

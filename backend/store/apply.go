@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"golang.org/x/sync/errgroup"
 
 	"strata/backend"
@@ -46,41 +47,48 @@ func (s *Store) Unpack(ctx context.Context, name string, r io.Reader) (Applied, 
 
 // apply unpacks a tar into a layer; whole says that it is to be all that the layer ever holds.
 func (s *Store) apply(ctx context.Context, name string, r io.Reader, whole bool) (Applied, error) {
-	l, err := s.ready(name)
+	ctx, l, err := s.beginApply(ctx, name, whole)
 	if err != nil {
 		return Applied{}, err
 	}
-	ctx, release, err := s.pin(ctx, l)
+	defer l.release()
+	a, err := s.fill(ctx, l.layer, r, whole)
 	if err != nil {
-		return Applied{}, err
-	}
-	defer release()
-	if err := s.beginApply(l, whole); err != nil {
-		return Applied{}, err
-	}
-	a, err := s.fill(ctx, l, r, whole)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil && errors.Is(err, ctx.Err()) {
-			err = cause
-		}
-		return Applied{}, fmt.Errorf("apply to layer %q: %w", name, classify(err))
+		return Applied{}, fmt.Errorf("apply to layer %q: %w", name, classify(interrupted(ctx, err)))
 	}
 	return a, nil
 }
 
-// beginApply moves a layer to the state applying, if whole one that cannot hold anything yet.
-func (s *Store) beginApply(l *layer, whole bool) error {
-	if err := s.writable(); err != nil {
-		return err
+// beginApply pins a layer and moves it to the state applying, if whole one that cannot hold anything yet. The returned context
+// ends when the layer is removed.
+func (s *Store) beginApply(ctx context.Context, name string, whole bool) (context.Context, pinned, error) {
+	l, err := s.hold(ctx, name)
+	if err != nil {
+		return nil, pinned{}, err
 	}
-	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := s.writable(); err != nil {
+		return nil, pinned{}, err
+	}
 	if err := s.unused(l); err != nil {
-		return err
+		return nil, pinned{}, err
 	}
 	if whole && !l.fresh {
-		return fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
+		return nil, pinned{}, fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
 	}
+	ctx, release, err := s.pin(ctx, l)
+	if err != nil {
+		return nil, pinned{}, err
+	}
+	if err := s.noteApply(l); err != nil {
+		release()
+		return nil, pinned{}, err
+	}
+	return ctx, pinned{l, release}, nil
+}
+
+// noteApply moves a layer to the state applying. It wants l.mu.
+func (s *Store) noteApply(l *layer) error {
 	path := s.path(layersDir, l.rec.ID)
 	if err := s.moveRecord(l, recordName(path, l.rec.Draft), path+partSuffix, StateApplying); err != nil {
 		return err
@@ -96,13 +104,18 @@ func (s *Store) beginApply(l *layer, whole bool) error {
 func (s *Store) unused(l *layer) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	return l.unused()
+}
+
+// unused does the work of Store.unused. It wants l.mu and Store.mu.
+func (l *layer) unused() error {
 	if err := l.usable(); err != nil {
 		return err
 	}
 	switch {
 	case l.rec.Sealed || l.children > 0:
 		return fmt.Errorf("layer %q has its content already: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
-	case l.count.Load() > 0:
+	case l.mounted():
 		return fmt.Errorf("layer %q is mounted: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
 	}
 	return nil
@@ -119,10 +132,13 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 		defer func() { err = errors.Join(err, log.Abort()) }() // nothing after Close
 	}
 	d := s.describe(l)
-	res, err := s.unpack(ctx, d, r, log)
+	// A whole layer comes from Docker's client, which sends what is left of a broken stream again. If nothing is left it must
+	// not take that for a layer without entries. Others say by a digest what they send.
+	res, err := s.unpack(ctx, d, r, layertar.Options{Log: log, AllowEmpty: !whole})
 	if err != nil {
 		return a, err
 	}
+	noteOddities(ctx, s.snapshot(l).Name, res)
 	if err := failpoint.Hit("store.apply.unpacked"); err != nil {
 		return a, err
 	}
@@ -204,7 +220,7 @@ func (s *Store) syncContent(ctx context.Context, d backend.Layer) error {
 }
 
 // unpack applies a tar to a layer that nobody else uses.
-func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, log *layertar.LogWriter) (res layertar.Result, err error) {
+func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, o layertar.Options) (res layertar.Result, err error) {
 	if s.able.applier != nil {
 		res.Size, err = s.able.applier.Apply(ctx, d, r)
 		return res, err
@@ -214,9 +230,24 @@ func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, log *l
 		return res, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	return layertar.Apply(ctx, place.Dir, r, layertar.Options{
-		Whiteouts: place.Whiteouts, IDMap: d.IDMap, Log: log, Durable: s.durable() && s.able.content == nil,
-	})
+	o.Whiteouts, o.Marks, o.Below = place.Whiteouts, place.Marks, place.Below
+	o.IDMap, o.Durable = d.IDMap, s.durable() && s.able.content == nil
+	return layertar.Apply(ctx, place.Dir, r, o)
+}
+
+// noteOddities logs what a layer's tar has and the layer has not, one line for each kind however many there are.
+func noteOddities(ctx context.Context, name string, res layertar.Result) {
+	for _, n := range []struct {
+		layertar.Note
+		text string
+	}{
+		{res.LeftOut, "the layer's tar has extended attributes that files here cannot have; they are left out"},
+		{res.Devices0, "the layer's tar has character devices 0:0; on overlay they delete what is below, on other backends they are devices"},
+	} {
+		if n.Count > 0 {
+			log.G(ctx).WithFields(log.Fields{"layer": name, "count": n.Count, "first": n.First}).Warn(n.text)
+		}
+	}
 }
 
 // syncHome makes the whole file system of the backend's home durable.

@@ -9,11 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
-	"strings"
 
-	"github.com/containerd/errdefs"
-
-	"strata/backend"
 	"strata/backend/internal/mount"
 )
 
@@ -27,30 +23,12 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
 		}
 	}
 	c := &checker{store: s, CheckOptions: o, onDisk: map[string]bool{}}
-	c.badRecords()
-	if err := c.data(ctx); err != nil {
-		return nil, fmt.Errorf("check: %w", err)
-	}
-	if err := c.survey(ctx); err != nil {
-		return nil, fmt.Errorf("check: %w", err)
-	}
-	if err := c.mounts(); err != nil {
-		return nil, fmt.Errorf("check: %w", err)
-	}
-	layers := s.all()
-	for i, l := range layers {
-		if err := ctx.Err(); err != nil {
+	for _, part := range []func(context.Context) error{
+		c.data, c.badRecords, c.strays, c.mountPoints, c.survey, c.foundlings, c.mounts, c.names, c.layers, c.noData,
+	} {
+		if err := part(ctx); err != nil {
 			return nil, fmt.Errorf("check: %w", err)
 		}
-		if err := c.layer(ctx, l); err != nil {
-			return nil, fmt.Errorf("check: %w", err)
-		}
-		if o.Progress != nil {
-			o.Progress(i+1, len(layers))
-		}
-	}
-	if err := c.noData(ctx); err != nil {
-		return nil, fmt.Errorf("check: %w", err)
 	}
 	return c.found, nil
 }
@@ -85,42 +63,57 @@ func (c *checker) report(kind FindingKind, layer, detail, repaired string) {
 	c.found = append(c.found, Finding{Kind: kind, Layer: layer, Detail: detail, Repaired: repaired})
 }
 
-func (c *checker) badRecords() {
-	for _, b := range c.store.bad {
-		c.report(FindingBadRecord, b.id, b.err.Error()+"; the layer's data, if any, is kept: strata gc lists it", "")
-	}
-}
-
 // data finds what the backend keeps without a record.
 func (c *checker) data(ctx context.Context) error {
 	if c.store.able.lister == nil {
 		return nil
 	}
-	ids, err := c.store.able.lister.List(ctx)
+	all, alone, err := c.store.unrecorded(ctx)
 	if err != nil {
 		return err
 	}
 	c.listed = true
-	var alone []string
-	for _, id := range ids {
+	for _, id := range all {
 		c.onDisk[id] = true
-		if !c.store.known(id) && !c.isBad(id) {
+	}
+	used, err := readUsage()
+	if err != nil {
+		return err
+	}
+	for _, id := range alone {
+		if c.store.isBad(id) {
+			continue
+		}
+		cure := "strata gc removes it"
+		if why := c.store.need(id, used); why != "" {
+			cure = "it is kept: " + why
+		}
+		c.report(FindingMissingMetadata, id, "the backend keeps data under this ID, no record names it; "+cure, "")
+	}
+	return nil
+}
+
+// unrecorded lists the IDs of the backend's data, and of these the ones that no layer has, sorted. What is being made or removed
+// meanwhile is not among the latter.
+func (s *Store) unrecorded(ctx context.Context) (all, alone []string, err error) {
+	if all, err = s.able.lister.List(ctx); err != nil {
+		return nil, nil, err
+	}
+	for _, id := range all {
+		if !s.known(id) {
 			alone = append(alone, id)
 		}
 	}
 	if len(alone) == 0 {
-		return nil
+		return all, nil, nil
 	}
-	if ids, err = c.store.able.lister.List(ctx); err != nil { // some may have been removed meanwhile
-		return err
+	again, err := s.able.lister.List(ctx) // some may just have been forgotten, after their data was deleted
+	if err != nil {
+		return nil, nil, err
 	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		if slices.Contains(alone, id) {
-			c.report(FindingMissingMetadata, id, "the backend keeps data under this ID, no record names it; strata gc removes it", "")
-		}
-	}
-	return nil
+	alone = slices.DeleteFunc(alone, func(id string) bool { return !slices.Contains(again, id) || s.known(id) })
+	slices.Sort(alone)
+	return all, alone, nil
 }
 
 // survey reports what the backend finds odd in its place.
@@ -133,13 +126,22 @@ func (c *checker) survey(ctx context.Context) error {
 		return err
 	}
 	for _, o := range found {
-		kind := FindingOddity
-		if o.Notice {
-			kind = FindingNotice
-		}
-		c.report(kind, c.store.nameOf(o.ID), o.Detail, o.Repaired)
+		c.report(FindingOddity, c.store.nameOf(o.ID), o.Detail, o.Repaired)
 	}
 	return nil
+}
+
+// foundlings tells that there are layers that could be adopted.
+func (c *checker) foundlings(ctx context.Context) error {
+	if c.store.able.adopter == nil {
+		return nil
+	}
+	found, err := c.store.foundlings(ctx)
+	if err == nil && len(found) > 0 {
+		c.report(FindingNotice, "", fmt.Sprintf("another program has %d layers beside those of the store, such as %s: strata adopt takes them in",
+			len(found), found[0].ID), "")
+	}
+	return err
 }
 
 // nameOf returns the name of the layer with that ID, or the ID if there is none.
@@ -159,41 +161,99 @@ func (s *Store) known(id string) bool {
 	return s.byID[id] != nil
 }
 
-func (c *checker) isBad(id string) bool {
-	return slices.ContainsFunc(c.store.bad, func(b badRecord) bool { return b.id == id })
+func (s *Store) isBad(id string) bool { return s.badRecord(id) != nil }
+
+// badRecord returns the bad record of that ID, nil if there is none.
+func (s *Store) badRecord(id string) *badRecord {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.bad[id]
 }
 
 // mounts finds mounts in the store's directory that it did not make.
-func (c *checker) mounts() error {
-	s := c.store
-	dirs := []string{s.cfg.MountDir, home(s.cfg.Root, s.meta.Backend)}
-	for _, dir := range dirs {
-		below, err := mount.Below(dir)
-		if err != nil {
-			return err
-		}
-		for _, m := range below {
-			in := filepath.Dir(m.Target)
-			ours := (in == s.cfg.MountDir || in == s.activePath()) && s.known(filepath.Base(m.Target))
-			if !ours && m.Target != dir {
-				c.report(FindingForeignMount, "", fmt.Sprintf("%s is mounted on %s", m.Type, m.Target), "")
-			}
+func (c *checker) mounts(context.Context) error {
+	first, err := c.store.foreignMounts()
+	if err != nil || len(first) == 0 {
+		return err
+	}
+	again, err := c.store.foreignMounts() // a layer may just have been forgotten, after it was unmounted
+	if err != nil {
+		return err
+	}
+	for _, m := range first {
+		if slices.Contains(again, m) {
+			c.report(FindingForeignMount, "", fmt.Sprintf("%s is mounted on %s", m.Type, m.Target), "")
 		}
 	}
 	return nil
 }
 
+// foreignMounts lists the mounts in the store's directory that belong to no layer.
+func (s *Store) foreignMounts() (foreign []mount.Info, err error) {
+	dirs, err := s.mountDirs()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range append(dirs, home(s.cfg.Root, s.meta.Backend)) {
+		below, err := mount.Below(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range below {
+			in, id := filepath.Dir(m.Target), filepath.Base(m.Target)
+			ours := (slices.Contains(dirs, in) || in == s.activePath()) && (s.known(id) || s.isBad(id))
+			if !ours && m.Target != dir {
+				foreign = append(foreign, m)
+			}
+		}
+	}
+	return foreign, nil
+}
+
+func (c *checker) layers(ctx context.Context) error {
+	layers := c.store.all()
+	for i, l := range layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.layer(ctx, l); err != nil {
+			return err
+		}
+		if c.Progress != nil {
+			c.Progress(i+1, len(layers))
+		}
+	}
+	return nil
+}
+
+// judge returns a layer's record, and whether somebody is making, filling or removing the layer right now: then nothing can be said about it.
+func (s *Store) judge(l *layer) (rec record, busy bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return l.rec, !s.cfg.ReadOnly && (l.gone || l.rec.State == StateCreating || l.rec.State != StateReady && len(l.pins) > 0)
+}
+
+// isReady reports whether a layer is ready, and nobody removes it right now.
+func (s *Store) isReady(l *layer) bool {
+	rec, busy := s.judge(l)
+	return !busy && rec.State == StateReady
+}
+
 // layer checks one layer against the tree, the disk, the backend, and its digest.
 func (c *checker) layer(ctx context.Context, l *layer) error {
-	rec := c.store.snapshot(l)
-	busy := c.busy(l)
+	rec, busy := c.store.judge(l)
 	switch {
-	case rec.State != StateReady && !busy:
-		return c.unfinished(ctx, rec)
 	case busy:
 		return nil
-	case rec.Parent != "" && c.store.parentOf(l) == nil:
-		c.report(FindingMissingParent, rec.Name, "its parent "+rec.Parent+" is gone: remove the layer, or add the store that holds the parent", "")
+	case rec.State != StateReady:
+		return c.unfinished(ctx, l, rec)
+	}
+	if err := c.recordOnDisk(l); err != nil {
+		return err
+	}
+	switch {
+	case !c.store.intact(l):
+		c.report(FindingMissingParent, rec.Name, c.store.brokenBelow(l), "")
 		return nil
 	case rec.Link:
 		return nil
@@ -201,37 +261,66 @@ func (c *checker) layer(ctx context.Context, l *layer) error {
 		c.lost = append(c.lost, l)
 		return nil
 	}
-	if ck := c.store.able.checker; ck != nil {
-		l.mu.Lock()
-		err := ck.Check(ctx, c.store.describe(l), c.Repair)
-		l.mu.Unlock()
-		if err != nil {
-			c.report(FindingBackend, rec.Name, err.Error(), "")
-		}
+	if err := c.backend(ctx, l); err != nil {
+		c.report(FindingBackend, rec.Name, err.Error(), "")
+	}
+	if rec.Applied == nil || !rec.Applied.Exact {
+		return nil
 	}
 	if c.Deep {
 		c.deep(ctx, l, rec)
+		return nil
+	}
+	if _, err := os.Lstat(c.store.logPath(l)); errors.Is(err, os.ErrNotExist) && c.store.isReady(l) {
+		c.report(FindingChanged, rec.Name, "its tar log "+c.store.logPath(l)+" is gone, so it cannot be saved or pushed: remove its image, and pull that again", "")
 	}
 	return nil
 }
 
-// busy reports whether somebody is making, filling or removing the layer right now.
-func (c *checker) busy(l *layer) bool {
-	if c.store.cfg.ReadOnly {
-		return false
+// backend lets the backend check a layer.
+func (c *checker) backend(ctx context.Context, l *layer) error {
+	if c.store.able.checker == nil {
+		return nil
 	}
-	c.store.mu.RLock()
-	defer c.store.mu.RUnlock()
-	return l.gone || l.rec.State == StateCreating || len(l.pins) > 0 && l.rec.State != StateReady
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !c.store.isReady(l) {
+		return nil
+	}
+	return c.store.able.checker.Check(ctx, c.store.describe(l), c.Repair)
 }
 
-func (c *checker) unfinished(ctx context.Context, rec record) error {
+// brokenBelow says which layer below is missing, and why.
+func (s *Store) brokenBelow(l *layer) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for l.parent != nil {
+		l = l.parent
+	}
+	id := l.rec.Parent
+	switch {
+	case s.bad[id] != nil:
+		return "it needs layer " + id + ", whose record is damaged: see there"
+	case s.byID[id] != nil:
+		return fmt.Sprintf("layer %q below it has a record that names as its parent layer %s, which stands on it in turn: "+
+			"restore their records from a backup, or remove both", l.rec.Name, id)
+	}
+	return "it needs layer " + id + ", which has no record: restore layers/" + id + " from a backup, add the store that holds that layer, or remove this one"
+}
+
+// unfinished reports a layer that nobody goes on making. Repair removes it if that is still so when its lock is held.
+func (c *checker) unfinished(ctx context.Context, l *layer, rec record) error {
 	repaired := ""
 	if c.Repair {
-		if err := c.store.Remove(ctx, rec.Name); err != nil {
+		removed, err := c.store.removeIf(ctx, l, func() bool { return l.rec.State == StateApplying })
+		if err != nil {
 			return err
 		}
-		repaired = "removed"
+		if removed {
+			repaired = "removed"
+		} else if again, busy := c.store.judge(l); busy || again.State == StateReady {
+			return nil
+		}
 	}
 	c.report(FindingUnfinished, rec.Name, "the layer was left "+string(rec.State)+"; it can only be removed", repaired)
 	return nil
@@ -249,7 +338,7 @@ func (c *checker) noData(ctx context.Context) error {
 	}
 	for _, l := range slices.Backward(c.lost) {
 		rec := c.store.snapshot(l)
-		if slices.Contains(ids, rec.ID) || c.busy(l) {
+		if slices.Contains(ids, rec.ID) || !c.store.isReady(l) {
 			continue
 		}
 		if err := c.forget(ctx, rec, l); err != nil {
@@ -259,17 +348,21 @@ func (c *checker) noData(ctx context.Context) error {
 	return nil
 }
 
-// forget reports a record whose data is gone. The record of a layer without children says nothing
+// forget reports a record whose data is gone. The record of a layer without children, which nothing mounted uses, says nothing
 // that could still be of use, so Repair removes it.
 func (c *checker) forget(ctx context.Context, rec record, l *layer) error {
-	repaired := ""
-	c.store.mu.RLock()
-	children := l.children
-	c.store.mu.RUnlock()
-	if c.Repair && children == 0 {
-		if err := c.store.Remove(ctx, rec.Name); err != nil {
+	removed := false
+	if c.Repair {
+		used, err := readUsage()
+		if err == nil && !used.has(rec.ID) {
+			removed, err = c.store.removeIf(ctx, l, func() bool { return l.rec.State == StateReady })
+		}
+		if err != nil {
 			return err
 		}
+	}
+	repaired := ""
+	if removed {
 		repaired = "record removed"
 	}
 	c.report(FindingMissingData, rec.Name, "the backend has no data for ID "+rec.ID, repaired)
@@ -278,7 +371,7 @@ func (c *checker) forget(ctx context.Context, rec record, l *layer) error {
 
 // deep reads an applied layer and compares it with its digest.
 func (c *checker) deep(ctx context.Context, l *layer, rec record) {
-	if rec.Applied == nil || !rec.Applied.Exact || c.store.cfg.ReadOnly && c.store.able.placer == nil {
+	if c.store.cfg.ReadOnly && c.store.able.placer == nil {
 		return
 	}
 	pinned, release, err := c.store.pin(ctx, l)
@@ -286,113 +379,7 @@ func (c *checker) deep(ctx context.Context, l *layer, rec record) {
 		return // it was removed meanwhile
 	}
 	defer release()
-	if err := c.store.replay(pinned, l, io.Discard); err != nil && pinned.Err() == nil {
+	if err := c.store.replay(pinned, l, io.Discard); err != nil && pinned.Err() == nil && c.store.isReady(l) {
 		c.report(FindingChanged, rec.Name, err.Error(), "")
 	}
-}
-
-// GC lists orphans and, if told to, removes them: data that no record names, and layers that the
-// client does not know any more, children first. A layer that is mounted, or that has a child which
-// stays, is never an orphan.
-func (s *Store) GC(ctx context.Context, o GCOptions) ([]Orphan, error) {
-	if o.Yes {
-		if err := s.writable(); err != nil {
-			return nil, fmt.Errorf("gc: %w", err)
-		}
-	}
-	orphans, err := s.orphanData(ctx, o.Yes)
-	if err != nil {
-		return orphans, fmt.Errorf("gc: %w", err)
-	}
-	odd, err := s.clutter(ctx)
-	orphans = append(orphans, odd...)
-	if err != nil {
-		return orphans, fmt.Errorf("gc: %w", err)
-	}
-	if o.Known == nil {
-		return orphans, nil
-	}
-	layers := s.all()
-	slices.Reverse(layers) // children first
-	stays := map[*layer]bool{}
-	for _, l := range layers {
-		s.mu.RLock()
-		rec, parent, gone := l.rec, l.parent, l.gone
-		s.mu.RUnlock()
-		if gone {
-			continue
-		}
-		if o.Known[rec.Name] || l.count.Load() > 0 || stays[l] {
-			stays[parent] = true
-			continue
-		}
-		orphan := Orphan{Name: rec.Name, ID: rec.ID, Reason: "the client does not know it"}
-		if o.Yes {
-			if err := s.Remove(ctx, rec.Name); err != nil {
-				return orphans, fmt.Errorf("gc: %w", err)
-			}
-			orphan.Removed = true
-		}
-		orphans = append(orphans, orphan)
-	}
-	return orphans, nil
-}
-
-// clutter lists what others have put into the backend's place. It is theirs, so GC does not remove it.
-func (s *Store) clutter(ctx context.Context) (list []Orphan, err error) {
-	if s.able.surveyor == nil {
-		return nil, nil
-	}
-	found, err := s.able.surveyor.Survey(ctx, false)
-	for _, o := range found {
-		if !o.Notice {
-			list = append(list, Orphan{Name: s.nameOf(o.ID), ID: o.ID, Reason: o.Detail})
-		}
-	}
-	return list, err
-}
-
-// orphanData finds data that no record names and, if told to, deletes it.
-func (s *Store) orphanData(ctx context.Context, yes bool) (orphans []Orphan, err error) {
-	if s.able.lister == nil {
-		return nil, nil
-	}
-	ids, err := s.able.lister.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		if s.known(id) {
-			continue
-		}
-		orphan := Orphan{ID: id, Reason: "no record names it"}
-		if yes {
-			if err := s.backend.Remove(ctx, backend.Layer{ID: id}); err != nil {
-				return orphans, err
-			}
-			if err := s.forgetBad(id); err != nil {
-				return orphans, err
-			}
-			orphan.Removed = true
-		}
-		orphans = append(orphans, orphan)
-	}
-	return orphans, nil
-}
-
-// forgetBad removes the unreadable record of a layer whose data is gone, and its log.
-func (s *Store) forgetBad(id string) error {
-	s.mu.Lock()
-	s.bad = slices.DeleteFunc(s.bad, func(b badRecord) bool { return b.id == id })
-	s.mu.Unlock()
-	if strings.ContainsRune(id, filepath.Separator) {
-		return fmt.Errorf("backend listed the ID %q: %w", id, errdefs.ErrInternal)
-	}
-	for _, path := range []string{s.path(logsDir, id), s.path(layersDir, id)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }

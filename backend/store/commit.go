@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"maps"
 
 	"github.com/containerd/errdefs"
 
@@ -31,21 +30,23 @@ func (s *Store) commit(ctx context.Context, name, as string, o CommitOptions) er
 	if err := checkName(as); err != nil {
 		return err
 	}
-	l, err := s.ready(name)
+	if err := checkLabels(o.Labels); err != nil {
+		return err
+	}
+	parent, err := s.commitParent(ctx, name, o.Parent)
 	if err != nil {
 		return err
 	}
-	parent, err := s.commitParent(ctx, l, o.Parent)
+	l, err := s.hold(ctx, name)
 	if err != nil {
 		return err
 	}
-	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := s.claim(l, name, as); err != nil {
+	if parent, err = s.claim(l, as, parent); err != nil {
 		return err
 	}
 	err = s.commitAs(ctx, l, as, parent, o)
-	s.settleName(l, name, as)
+	s.settleName(l, name, as, parent)
 	if err != nil {
 		return err
 	}
@@ -53,61 +54,94 @@ func (s *Store) commit(ctx context.Context, name, as string, o CommitOptions) er
 }
 
 // settleName ends a commit: of the layer's two names it keeps the one in its record, and of its parents likewise. It wants l.mu.
-func (s *Store) settleName(l *layer, name, as string) {
+func (s *Store) settleName(l *layer, name, as string, parent *layer) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	var leaving []*layer
 	if l.rec.Name == as {
 		delete(s.byName, name)
-		return
+	} else {
+		delete(s.byName, as)
+		if parent != nil {
+			l.parent = nil
+			parent.children--
+			leaving = parent.leave()
+		}
 	}
-	delete(s.byName, as)
-	if l.parent != nil && l.rec.Parent == "" {
-		l.parent.children--
-		l.parent = nil
-	}
+	s.mu.Unlock()
+	s.deleter.add(leaving...)
 }
 
-// commitParent returns the layer that is to become l's parent, sealed, or nil if l keeps the one it has.
-func (s *Store) commitParent(ctx context.Context, l *layer, name string) (*layer, error) {
-	if name == "" {
+// commitParent returns the layer that a Commit names as parent, sealed, or nil if it names none. What is against it is said before
+// anything is sealed.
+func (s *Store) commitParent(ctx context.Context, name, parent string) (*layer, error) {
+	if parent == "" {
 		return nil, nil //nolint:nilnil // nil is no other parent
 	}
-	p, err := s.ready(name)
+	l, err := s.ready(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.ready(ctx, parent)
 	if err != nil {
 		return nil, fmt.Errorf("parent: %w", err)
 	}
-	switch own := s.parentOf(l); {
-	case own == p:
-		return nil, nil //nolint:nilnil // nil is no other parent
-	case own != nil:
-		return nil, fmt.Errorf("its parent is %q, not %q: %w", s.snapshot(own).Name, name, errdefs.ErrInvalidArgument)
-	case s.able.rebaser == nil || !s.snapshot(l).Detached:
-		return nil, fmt.Errorf("backend %s cannot give a layer a parent that it was not made with: take rebase out of the capabilities of Strata's proxy plugin in containerd's configuration: %w",
-			s.meta.Backend, errdefs.ErrNotImplemented)
-	case !s.snapshot(l).IDMap.Equal(s.snapshot(p).IDMap):
-		return nil, fmt.Errorf("parent %q has another ID map: %w", name, errdefs.ErrInvalidArgument)
+	s.mu.RLock()
+	_, err = s.otherParent(l, p)
+	s.mu.RUnlock()
+	if err != nil {
+		return nil, err
 	}
-	if err := s.seal(ctx, p); err != nil {
+	if p, err = s.sealed(ctx, parent); err != nil {
 		return nil, fmt.Errorf("parent: %w", err)
 	}
 	return p, nil
 }
 
-// claim takes the name that a layer is about to have. Until then nobody finds the layer by it. It wants l.mu.
-func (s *Store) claim(l *layer, name, as string) error {
-	if err := s.unused(l); err != nil {
-		return err
+// otherParent returns p if it may become the layer's parent, nil if it is or none is wanted. It wants Store.mu.
+func (s *Store) otherParent(l, p *layer) (*layer, error) {
+	if p == nil || l.parent != nil && l.parent.data() == p {
+		return nil, nil //nolint:nilnil // nil is no other parent
 	}
+	if err := l.unused(); err != nil {
+		return nil, err
+	}
+	switch {
+	case l == p:
+		return nil, fmt.Errorf("layer %q as its own parent: %w", l.rec.Name, errdefs.ErrInvalidArgument)
+	case l.parent != nil:
+		return nil, fmt.Errorf("its parent is %q, not %q: %w", l.parent.data().rec.Name, p.rec.Name, errdefs.ErrInvalidArgument)
+	case s.able.rebaser == nil || !l.rec.Detached:
+		return nil, fmt.Errorf("backend %s cannot give a layer a parent that it was not made with: take rebase out of the capabilities of Strata's proxy plugin in containerd's configuration: %w",
+			s.meta.Backend, errdefs.ErrNotImplemented)
+	case !l.rec.IDMap.Equal(p.rec.IDMap):
+		return nil, fmt.Errorf("parent %q has another ID map: %w", p.rec.Name, errdefs.ErrInvalidArgument)
+	}
+	if err := p.usable(); err != nil {
+		return nil, fmt.Errorf("parent: %w", err)
+	}
+	return p, nil
+}
+
+// claim takes the name that a layer is about to have, and a place among the children of its parent, which it returns, nil if
+// it keeps the one that it has. Until the commit has ended nobody finds the layer by that name. It wants l.mu.
+func (s *Store) claim(l *layer, as string, parent *layer) (*layer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l.rec.Name != name {
-		return fmt.Errorf("layer %q: %w", name, errdefs.ErrNotFound)
+	if err := l.unused(); err != nil {
+		return nil, err
 	}
 	if s.byName[as] != nil {
-		return fmt.Errorf("layer %q: %w", as, errdefs.ErrAlreadyExists)
+		return nil, fmt.Errorf("layer %q: %w", as, errdefs.ErrAlreadyExists)
+	}
+	parent, err := s.otherParent(l, parent)
+	if err != nil {
+		return nil, err
+	}
+	if parent != nil {
+		parent.children++
 	}
 	s.byName[as] = l
-	return nil
+	return parent, nil
 }
 
 // commitAs does the work of commit. It wants l.mu.
@@ -162,18 +196,20 @@ func (s *Store) rebase(ctx context.Context, l, parent *layer) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := parent.usable(); err != nil {
-		return fmt.Errorf("parent: %w", err)
-	}
-	l.parent = parent
-	parent.children++
+	l.parent = parent // of which it is a child since claim
 	return nil
 }
 
 // Link gives a layer, which is sealed by it, another name. Seen from outside it is a child that holds nothing of its
 // own: it cannot be written to, and the layer can only be removed after it. Errors and durability as for Create.
 func (s *Store) Link(ctx context.Context, name, target string, labels map[string]string) error {
-	t, err := s.ready(target)
+	if _, err := s.ready(ctx, target); err != nil {
+		return fmt.Errorf("link: %w", err)
+	}
+	if err := s.creatable(name, true, CreateOptions{Labels: labels}); err != nil {
+		return err
+	}
+	t, err := s.sealed(ctx, target)
 	if err != nil {
 		return fmt.Errorf("link: %w", err)
 	}
@@ -182,28 +218,4 @@ func (s *Store) Link(ctx context.Context, name, target string, labels map[string
 		fill: func(context.Context, *layer) error { return nil },
 		sync: func(context.Context, backend.Layer) error { return nil },
 	})
-}
-
-// SetLabels replaces the front end's labels of a layer. ErrNotFound, ErrFailedPrecondition (the layer lies in an
-// additional store).
-func (s *Store) SetLabels(_ context.Context, name string, labels map[string]string) error {
-	if err := s.writable(); err != nil {
-		return err
-	}
-	l, err := s.ready(name)
-	if err != nil {
-		return err
-	}
-	if l.peer != nil {
-		return fmt.Errorf("layer %q lies in the read-only store %s: %w", name, l.peer.root, errdefs.ErrFailedPrecondition)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, err := s.stillUsable(l); err != nil {
-		return err
-	}
-	if err := s.update(l, func(r *record) { r.Labels = maps.Clone(labels) }); err != nil {
-		return fmt.Errorf("label layer %q: %w", name, err)
-	}
-	return nil
 }

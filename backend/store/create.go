@@ -12,16 +12,25 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
+	"strata/backend/internal/layertar"
 )
 
 // Create makes a layer, writable until it is sealed by its first child or by Apply. parent "" makes
 // a base layer. The layer survives a power cut once Create returned; one that was cut off leaves nothing
 // or the whole layer. ErrAlreadyExists, ErrNotFound (parent), ErrInvalidArgument, ErrNotImplemented (limit).
 func (s *Store) Create(ctx context.Context, name, parent string, o CreateOptions) error {
+	if parent != "" {
+		if _, err := s.ready(ctx, parent); err != nil {
+			return fmt.Errorf("parent: %w", err)
+		}
+	}
+	if err := s.creatable(name, parent != "", o); err != nil {
+		return err
+	}
 	var p *layer
 	if parent != "" {
 		var err error
-		if p, err = s.ready(parent); err != nil {
+		if p, err = s.sealed(ctx, parent); err != nil {
 			return fmt.Errorf("parent: %w", err)
 		}
 	}
@@ -34,28 +43,28 @@ func (s *Store) Create(ctx context.Context, name, parent string, o CreateOptions
 // Clone makes a layer with the same parent and content as template, which is sealed by it. Errors
 // and durability as for Create.
 func (s *Store) Clone(ctx context.Context, name, template string, o CreateOptions) error {
-	t, err := s.ready(template)
+	if _, err := s.ready(ctx, template); err != nil {
+		return fmt.Errorf("template: %w", err)
+	}
+	if err := s.creatable(name, false, o); err != nil {
+		return err
+	}
+	if _, err := s.sealed(ctx, template); err != nil {
+		return fmt.Errorf("template: %w", err)
+	}
+	ctx, pinned, err := s.pinReady(ctx, template)
 	if err != nil {
 		return fmt.Errorf("template: %w", err)
 	}
-	t = t.data()
-	ctx, release, err := s.pin(ctx, t)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := s.free(name); err != nil {
-		return err
-	}
-	if err := s.seal(ctx, t); err != nil {
-		return err
-	}
+	defer pinned.release()
+	t := pinned.data()
 	if o.IDMap == nil {
 		o.IDMap = s.snapshot(t).IDMap
 	}
-	return s.create(ctx, name, t.parent, o, making{sync: s.syncContent, fill: func(ctx context.Context, l *layer) error {
+	err = s.create(ctx, name, t.parent, o, making{kept: true, sync: s.syncContent, fill: func(ctx context.Context, l *layer) error {
 		return s.copyInto(ctx, s.describe(l), t)
 	}})
+	return interrupted(ctx, err)
 }
 
 // makeEmpty makes a layer that shows what its parent shows, to the containers of its own ID map.
@@ -87,7 +96,7 @@ func (s *Store) copyInto(ctx context.Context, d backend.Layer, template *layer) 
 		defer close(done)
 		w.CloseWithError(s.diffParent(ctx, template, w))
 	}()
-	_, err := s.unpack(ctx, d, r, nil)
+	_, err := s.unpack(ctx, d, r, layertar.Options{})
 	r.CloseWithError(io.ErrClosedPipe) // ends the writer if unpack gave up
 	<-done
 	return err
@@ -98,31 +107,35 @@ type making struct {
 	fill func(context.Context, *layer) error        // makes the data
 	sync func(context.Context, backend.Layer) error // makes it durable
 	link bool                                       // there is none: the layer is another name of its parent
+	kept bool                                       // a child keeps the parent, whether its client still knows it or not
 }
 
-// create does what Create, Clone and Link share.
-func (s *Store) create(ctx context.Context, name string, parent *layer, o CreateOptions, m making) error {
+// creatable returns an error if a layer cannot be made so, before another one is sealed for it.
+func (s *Store) creatable(name string, child bool, o CreateOptions) error {
 	if err := s.writable(); err != nil {
 		return err
+	}
+	if err := o.IDMap.Check(); err != nil {
+		return fmt.Errorf("layer %q: %w", name, err)
 	}
 	if o.Limit < 0 {
 		return fmt.Errorf("layer %q: limit of %d bytes: %w", name, o.Limit, errdefs.ErrInvalidArgument)
 	}
-	if o.Detached && parent != nil {
+	if o.Detached && child {
 		return fmt.Errorf("layer %q: detached, and a child of a layer: %w", name, errdefs.ErrInvalidArgument)
 	}
 	if o.Limit > 0 && s.able.limiter == nil {
 		return fmt.Errorf("layer %q: limit of %d bytes: backend %s keeps no limits: %w", name, o.Limit, s.meta.Backend, errdefs.ErrNotImplemented)
 	}
-	if err := s.free(name); err != nil { // before anything is sealed for it
-		return err
+	if err := checkLabels(o.Labels); err != nil {
+		return fmt.Errorf("layer %q: %w", name, err)
 	}
-	if parent != nil {
-		if err := s.seal(ctx, parent); err != nil {
-			return fmt.Errorf("parent: %w", err)
-		}
-	}
-	l, err := s.reserve(name, parent, o, m.link)
+	return s.free(name)
+}
+
+// create does what Create, Clone and Link share, after creatable.
+func (s *Store) create(ctx context.Context, name string, parent *layer, o CreateOptions, m making) error {
+	l, err := s.reserve(name, parent, o, m)
 	if err != nil {
 		return err
 	}
@@ -150,10 +163,10 @@ func (s *Store) free(name string) error {
 }
 
 // reserve puts a new layer, locked and in state creating, into the tree.
-func (s *Store) reserve(name string, parent *layer, o CreateOptions, link bool) (*layer, error) {
-	l := &layer{parent: parent, link: link, rec: record{
-		ID: newID(), Name: name, State: StateCreating, Created: time.Now().UTC(), Sealed: link,
-		Limit: o.Limit, Label: o.Label, IDMap: o.IDMap, Labels: o.Labels, Detached: o.Detached, Link: link,
+func (s *Store) reserve(name string, parent *layer, o CreateOptions, m making) (*layer, error) {
+	l := &layer{parent: parent, link: m.link, rec: record{
+		ID: newID(), Name: name, State: StateCreating, Created: time.Now().UTC(), Sealed: m.link,
+		Limit: o.Limit, Label: o.Label, IDMap: o.IDMap, Labels: o.Labels, Detached: o.Detached, Link: m.link,
 	}}
 	if l.rec.IDMap == nil {
 		l.rec.IDMap = s.cfg.IDMap
@@ -166,7 +179,11 @@ func (s *Store) reserve(name string, parent *layer, o CreateOptions, link bool) 
 		return nil, fmt.Errorf("layer %q: %w", name, errdefs.ErrAlreadyExists)
 	}
 	if parent != nil {
-		if err := parent.usable(); err != nil {
+		judge := parent.usable
+		if m.kept {
+			judge = parent.readable
+		}
+		if err := judge(); err != nil {
 			l.mu.Unlock()
 			return nil, fmt.Errorf("parent: %w", err)
 		}
@@ -229,9 +246,7 @@ func (s *Store) build(ctx context.Context, l *layer, m making) error {
 	if err := s.syncStep(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	l.rec = rec
-	s.mu.Unlock()
+	s.setRecord(l, rec)
 	return nil
 }
 
@@ -272,9 +287,7 @@ func (s *Store) abandon(l *layer) error {
 	s.mu.Lock()
 	l.gone = true
 	l.rec.State = StateRemoving
-	if s.byName[l.rec.Name] == l {
-		delete(s.byName, l.rec.Name)
-	}
+	s.unname(l)
 	leaving := l.leave()
 	s.mu.Unlock()
 	err := s.markGone(l)
@@ -282,14 +295,26 @@ func (s *Store) abandon(l *layer) error {
 	return err
 }
 
-// seal makes a layer read-only for ever, for the sake of a child: it is durable when the child is. A
-// layer of an additional store is sealed already.
-func (s *Store) seal(ctx context.Context, l *layer) error {
-	if s.snapshot(l).Sealed {
-		return nil
+// sealed returns the layer that has a name, which it makes read-only for ever, for the sake of a child: it is durable when the
+// child is. A layer of an additional store is sealed already. Errors are those of ready.
+func (s *Store) sealed(ctx context.Context, name string) (*layer, error) {
+	l, err := s.ready(ctx, name)
+	if err != nil || s.snapshot(l).Sealed {
+		return l, err
 	}
-	l.mu.Lock()
+	if l, err = s.hold(ctx, name); err != nil {
+		return nil, err
+	}
 	defer l.mu.Unlock()
+	return l, s.seal(ctx, l)
+}
+
+// seal does the work of sealed. It wants l.mu.
+func (s *Store) seal(ctx context.Context, l *layer) error {
+	rec, err := s.stillUsable(l)
+	if err != nil || rec.Sealed {
+		return err
+	}
 	return s.sealLocked(ctx, l, s.recordSyncer(), func(*record) {})
 }
 

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -33,7 +33,7 @@ func (s *Store) Diff(ctx context.Context, name, parent string, w io.Writer) erro
 		err = s.compareInto(ctx, p, w)
 	}
 	if err != nil {
-		return fmt.Errorf("diff layer %q: %w", name, err)
+		return fmt.Errorf("diff layer %q: %w", name, interrupted(ctx, err))
 	}
 	return nil
 }
@@ -48,29 +48,20 @@ type pairing struct {
 
 // pair returns a context that ends when one of the two is removed.
 func (s *Store) pair(ctx context.Context, name, parent string) (context.Context, *pairing, error) {
-	l, err := s.ready(name)
+	ctx, l, err := s.pinReady(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
 	own := s.parentOf(l.data())
-	ctx, release, err := s.pin(ctx, l)
-	if err != nil {
-		return nil, nil, err
-	}
 	if parent == "" {
-		return ctx, &pairing{layer: l, direct: own == nil, release: release}, nil
+		return ctx, &pairing{layer: l.layer, direct: own == nil, release: l.release}, nil
 	}
-	p, err := s.ready(parent)
+	ctx, p, err := s.pinReady(ctx, parent)
 	if err != nil {
-		release()
+		l.release()
 		return nil, nil, fmt.Errorf("parent: %w", err)
 	}
-	ctx, releaseParent, err := s.pin(ctx, p)
-	if err != nil {
-		release()
-		return nil, nil, fmt.Errorf("parent: %w", err)
-	}
-	return ctx, &pairing{layer: l, parent: p, direct: own == p.data(), release: func() { releaseParent(); release() }}, nil
+	return ctx, &pairing{layer: l.layer, parent: p.layer, direct: own == p.data(), release: func() { p.release(); l.release() }}, nil
 }
 
 // diffParent writes a layer's difference from its own parent in the best way there is.
@@ -133,7 +124,7 @@ func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, upper.release()) }()
+	defer func() { err = errors.Join(upper.explain(err), upper.release()) }()
 	o := treediff.Options{UpperIDs: s.snapshot(p.layer).IDMap}
 	lower := view{release: func() error { return nil }}
 	if p.parent != nil {
@@ -142,7 +133,7 @@ func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, 
 		}
 		o.LowerIDs = s.snapshot(p.parent).IDMap
 	}
-	defer func() { err = errors.Join(err, lower.release()) }()
+	defer func() { err = errors.Join(lower.explain(err), lower.release()) }()
 	if s.able.narrower != nil && p.parent != nil && p.direct {
 		if o.Unchanged, err = s.able.narrower.Narrow(ctx, s.describe(p.layer), upper.dir, lower.dir); err != nil {
 			return err
@@ -151,23 +142,33 @@ func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, 
 	return use(upper.dir, treediff.Changes(ctx, upper.dir, lower.dir, o))
 }
 
-// Changes lists the difference between the layer and parent ("" is the empty tree) in path order.
-func (s *Store) Changes(ctx context.Context, name, parent string) ([]backend.Change, error) {
-	var all []backend.Change
-	err := s.eachChange(ctx, name, parent, func(_ string, c backend.Change) error {
-		all = append(all, c)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("changes of layer %q: %w", name, err)
+// Changes lists the difference between the layer and parent ("" is the empty tree) in path order. An error is the last
+// element. Both layers are pinned as long as the list is read; it is never in memory as a whole. A path that no layer's tar
+// can have ends it with ErrInvalidArgument: some megabytes of directories inside each other would make gigabytes of paths.
+func (s *Store) Changes(ctx context.Context, name, parent string) iter.Seq2[backend.Change, error] {
+	return func(yield func(backend.Change, error) bool) {
+		err := s.eachChange(ctx, name, parent, func(_ string, c backend.Change) error {
+			if err := layertar.CheckName(c.Path); err != nil {
+				return err
+			}
+			if !yield(c, nil) {
+				return errStopped
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errStopped) {
+			yield(backend.Change{}, fmt.Errorf("changes of layer %q: %w", name, err))
+		}
 	}
-	return all, nil
 }
 
+// errStopped ends a list whose reader wants no more.
+var errStopped = errors.New("stopped")
+
 // DiffSize returns the sum of the sizes, in bytes, of the regular files that are in the layer but not in
-// parent, hard links counted once. Files that vanish while it looks are not counted.
+// parent, hard links counted once, at most what 63 bits hold. Files that vanish while it looks are not counted.
 func (s *Store) DiffSize(ctx context.Context, name, parent string) (int64, error) {
-	l, err := s.ready(name)
+	l, err := s.ready(ctx, name)
 	if err != nil {
 		return 0, err
 	}
@@ -180,15 +181,17 @@ func (s *Store) DiffSize(ctx context.Context, name, parent string) (int64, error
 		if c.Kind == backend.Deleted {
 			return nil
 		}
-		fi, err := lstat(filepath.Join(dir, c.Path))
+		fi, err := lstat(dir, c.Path)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
 		if err != nil || !fi.file || fi.links > 1 && seen[fi.ino] {
 			return err
 		}
-		seen[fi.ino] = true
-		size += fi.size
+		if fi.links > 1 {
+			seen[fi.ino] = true
+		}
+		size += min(fi.size, math.MaxInt64-size) // sparse files may add up to more
 		return nil
 	})
 	if err != nil {
@@ -218,11 +221,11 @@ func (s *Store) eachChange(ctx context.Context, name, parent string, f func(dir 
 	if p.direct && s.able.changer != nil {
 		err := s.native(ctx, p.layer, each)
 		if !errdefs.IsNotImplemented(err) {
-			return err
+			return interrupted(ctx, err)
 		}
 		log.G(ctx).WithError(err).WithField("layer", name).Warn("the backend cannot list changes of this layer; comparing trees")
 	}
-	return s.compare(ctx, p, each)
+	return interrupted(ctx, s.compare(ctx, p, each))
 }
 
 // native hands the backend's own list of changes to use. ErrNotImplemented comes before the first change.

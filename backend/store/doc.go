@@ -23,15 +23,26 @@
 //	layers/ID.gone     the record of a layer that was removed; its data is being deleted, or waits
 //	                   until the last child is gone
 //	layers/*.tmp       a record that was being written when the process died; ignored, swept at Open
+//	damaged/DIR-NAME   what Check with Repair has taken out of DIR, layers/ or logs/: the text of a record that it mended, and
+//	                   what belongs to no layer. DIR-NAME.2 and so on are further ones. Nothing reads them
 //	logs/ID            headers and padding of the tar that filled the layer (backend/internal/layertar)
 //	data/BACKEND/      the backend's home; its package comment documents it
 //	mnt/ID/            where a layer is mounted; exists only while it is
+//	mnt/.own/ID        empty; there while the layer is mounted for the store itself only, which the next Open undoes
 //	mnt/.active/       where the backend mounts what layers consist of, if it has to
+//	mnt-GID/ID/        where a layer is mounted that has an ID map; GID is the host's group of the container's root
 //
-// All directories belong to root, mode 0700. The root and mnt get the group of a user namespace's root,
-// and 0710, when a layer with an ID map is mounted.
+// All directories belong to root, mode 0700, but for two kinds. mnt-GID has the group GID and the mode 0710; it exists while something is mounted in
+// it. Meanwhile the root, if mnt lies in it, has that group and mode, too, or 0711 if there are several such directories. A root with
+// another mode is somebody's own and stays as it is. An earlier version mounted layers with an ID map in mnt, which
+// was open to their group then: such mounts stay there, and mnt open, until they are unmounted.
 //
 // Front ends keep files of their own beside these: init.json and config.json.
+//
+// strata.json is written once the backend has opened: a first start with a wrong backend makes no store. A store
+// without records, in whose backend's home there are no layers either, is made anew when it is opened with another
+// backend or another exactDiffs: strata.json is replaced, with another uuid, and the old home is removed if it is
+// empty.
 //
 // strata.json and the records have the same form: one line of JSON, one line with the CRC-32C
 // (Castagnoli) of the first line, its newline included, as eight hexadecimal digits. A record is
@@ -52,9 +63,30 @@
 //	limit    bytes; absent for none
 //	label    SELinux mount label
 //	idmap    uids and gids, lists of {container_id, host_id, size}
-//	labels   the front end's own, string to string
+//	labels   the front end's own, string to string: 4096 bytes each, 128 KiB together
 //	applied  of a layer filled from a tar: size (sum of file sizes), bytes (length of the tar),
 //	         digest (sha256:...), exact (the tar can be given back)
+//
+// A record is not longer than 32 MiB. Only regular files are read, and no symbolic link is followed, in layers/, in logs/ and
+// for strata.json.
+//
+// # Bad records
+//
+// A record is bad if its text is not what was written, is no regular file, describes a layer of another ID, or has a state that
+// this version does not know. It stays where it is, and the layer does not exist for clients. No other layer gets its ID. Check
+// names it with its children. Open and GC keep its data as long as a readable record names it as its parent, or it may be
+// mended, or something mounted uses it, and they keep what it stands on; if nobody can tell what that is, all removed layers that have been a
+// parent, and all layers of which the client does not know.
+//
+// The checksum of a record in which one bit is wrong tells which, and a record that somebody edited can still be read: Check with
+// Repair writes such ones anew, unless the latter names a parent that is not there. Of others it keeps the hands off; a record from a backup takes the place of one at the next Open, or
+// the next Check with Repair.
+//
+// A record that is damaged or removed while the store is open costs nothing as long as it stays open, for the layer is in memory. Check
+// names it, and with Repair writes it anew.
+//
+// A record of which name or parent cannot be told is bad for good: children and log know neither. Layers whose parents form a circle are
+// treated as if the parent had no record.
 //
 // # Why files and not a database
 //
@@ -74,9 +106,13 @@
 //	removing  Remove has returned, or nearly (ID.gone, or still ID.part)
 //
 // At Open every layer that is neither ready nor the parent of one that is, is removed, data before record. A mount below mnt/ that an
-// earlier process left counts once. Nothing else is ever deleted without being asked for: data
+// earlier process left counts once, unless it was the store's own. Nothing else is ever deleted without being asked for: data
 // without a record and records without data are found by Check, and removed by GC or Check with
-// Repair.
+// Repair. Both judge a layer under its lock, again before they remove it; they never remove one that somebody makes, fills, reads or has
+// mounted. Of two records with one name the layer has it that is mounted, has children, or is the younger; Check with Repair calls the other one by
+// its ID.
+//
+// # Durability
 //
 // With SyncLayer a record is durable before the call that wrote it returns, and so is the content of
 // a layer before its record says ready. Exempt is a draft, whose client fills and commits it at once: Commit makes
@@ -95,5 +131,22 @@
 //
 // Operations on one layer wait for each other; operations on different layers do not. Streams (Apply,
 // Diff) hold no lock: the state keeps others away from a layer that is being filled, and Remove
-// cancels the streams on a layer before it deletes anything.
+// cancels the streams on a layer before it deletes anything, and does not wait for a client that neither reads nor writes (WithInterrupt). A layer that SetIDMap has replaced stays until the streams on it
+// have ended. Several Removes of one layer are one: the first does the work, the others wait for its outcome. There is one
+// Adopt at a time; another one does not wait.
+//
+// Locks are taken in this order, each of them by at most one goroutine at a time:
+//
+//  0. Store.mending, held while something is put into damaged/ and a bad record is written anew.
+//  1. layer.mu, a child's before its parent's. It may be held across calls of the backend, never across a stream.
+//  2. activation.mu, a child's before its parent's. It is held while the backend activates or deactivates.
+//  3. gates.mu, held while mount points and the directories above them are made and removed. No mount is made under it.
+//  4. peer.turn, the right to read an additional store. That may lie on a file system that hangs, so whoever waits
+//     for it gives up when its context ends, and holds no other lock.
+//  5. Store.mu, held for memory accesses only: no call of the backend and no disk access happens under it.
+//  6. deleter.mu, likewise.
+//
+// What was judged without a lock is judged again under it: a layer that was looked up by its name may have been removed,
+// replaced, or be called something else, when its layer.mu is taken. Then the name is looked up again (hold, meant). Remove marks
+// the layer as gone under layer.mu, so that Commit and SetIDMap end whole before it, or find that the layer is gone.
 package store

@@ -22,13 +22,13 @@ import (
 
 // layer is a layer in memory.
 //
-// Two locks guard it. mu serialises the operations that change the layer or its mounts; it may be
-// held across backend calls, but never across a stream. Store.mu guards the fields below it and
-// is held for memory accesses only. Where both are taken, mu comes first; of two layers' mu the
-// child's comes first. The activation has a lock of its own, which may be taken under mu.
+// Two locks guard it. mu serialises the operations that change the layer or its mounts. Store.mu guards the
+// fields from parent on. The activation has a lock of its own. doc.go has the order of locks.
 type layer struct {
 	mu    sync.Mutex
 	count atomic.Int32 // Mounts without Unmount; changed under mu
+	views atomic.Int32 // mounts for the store's own use, which no client undoes; changed under mu
+	own   bool         // noted as mounted for the store itself only (Store.noteOwn); guarded by mu
 
 	// fresh says that the layer was made empty by this process and never mounted writable: only then
 	// is a tar all that it holds. Guarded by mu.
@@ -44,15 +44,37 @@ type layer struct {
 	parent   *layer // changed under mu, too, and only while the layer is detached
 	rec      record // ID, Created and Label are fixed; Name and Parent are changed under mu, too
 	children int
-	gone     bool // removed, or about to be: nothing new may start
-	left     bool // removed and without children: the deleter has it
+	held     int      // how many of the children are damaged records
+	gone     bool     // removed, or about to be: nothing new may start
+	removal  *removal // the Remove that takes it away, nil while none does
+	left     bool     // removed and without children: the deleter has it
 	pins     map[*pin]bool
+	outside  bool // mounted in MountDir although it has an ID map, by an earlier version
 }
 
 // pin is a stream that reads or fills a layer.
 type pin struct {
-	cancel context.CancelCauseFunc
-	done   chan struct{}
+	cancel    context.CancelCauseFunc
+	interrupt func() // of WithInterrupt, nil for none
+	done      chan struct{}
+}
+
+// end tells the stream why it ends, and lets it wait for its client no longer. It wants Store.mu.
+func (p *pin) end(cause error) {
+	p.cancel(cause)
+	if p.interrupt != nil {
+		p.interrupt()
+	}
+}
+
+// interruptKey is the key of WithInterrupt's function in a context.
+type interruptKey struct{}
+
+// WithInterrupt returns a context for Apply, Unpack, Diff and Changes whose client may keep them waiting for as long as it likes: when
+// a Remove ends the stream, it calls interrupt, which makes a Read of the client's tar or a Write to it that waits return. interrupt is called
+// as long as the stream goes on only, at any time and perhaps more than once. It must not wait, nor call the store.
+func WithInterrupt(ctx context.Context, interrupt func()) context.Context {
+	return context.WithValue(ctx, interruptKey{}, interrupt)
 }
 
 // newID returns 80 random bits in base 32: no counter has to survive a crash for an ID never to
@@ -75,20 +97,77 @@ func checkName(name string) error {
 	return nil
 }
 
-// lookup returns a layer that is neither removed nor being made. ErrNotFound.
-func (s *Store) lookup(name string) (*layer, error) {
+// lookup returns a layer that is neither removed nor being made; it may be one that is being removed. ErrNotFound,
+// ErrUnavailable if an additional store that may have it does not answer.
+func (s *Store) lookup(ctx context.Context, name string) (*layer, error) {
 	s.mu.RLock()
 	l := s.find(name)
 	s.mu.RUnlock()
-	if l == nil && s.reloadPeers() {
-		s.mu.RLock()
-		l = s.find(name)
-		s.mu.RUnlock()
+	if l == nil {
+		changed, err := s.reloadPeers(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("layer %q: %w", name, err)
+		}
+		if changed {
+			s.mu.RLock()
+			l = s.find(name)
+			s.mu.RUnlock()
+		}
 	}
 	if l == nil {
 		return nil, fmt.Errorf("layer %q: %w", name, errdefs.ErrNotFound)
 	}
 	return l, nil
+}
+
+// meant looks a layer up and calls f while the name means it: one that was removed, replaced or given another name meanwhile is
+// looked up again. f wants s.mu. Errors are those of lookup and of f.
+func (s *Store) meant(ctx context.Context, name string, f func(*layer) error) (*layer, error) {
+	for {
+		l, err := s.lookup(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		if s.find(name) == l {
+			defer s.mu.Unlock()
+			return l, f(l)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// hold looks a layer up and takes its lock: whoever had to wait for that has the layer that the name means afterwards. Errors
+// are those of lookup.
+func (s *Store) hold(ctx context.Context, name string) (*layer, error) {
+	for {
+		l, err := s.lookup(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		s.mu.RLock()
+		same := s.find(name) == l
+		s.mu.RUnlock()
+		if same {
+			return l, nil
+		}
+		l.mu.Unlock()
+	}
+}
+
+// holdReady is hold for a usable layer, and returns its record as well.
+func (s *Store) holdReady(ctx context.Context, name string) (*layer, record, error) {
+	l, err := s.hold(ctx, name)
+	if err != nil {
+		return nil, record{}, err
+	}
+	rec, err := s.stillUsable(l)
+	if err != nil {
+		l.mu.Unlock()
+		return nil, rec, err
+	}
+	return l, rec, nil
 }
 
 // find wants s.mu.
@@ -101,24 +180,48 @@ func (s *Store) find(name string) *layer {
 			}
 		}
 	}
-	if l == nil || l.gone || l.rec.State == StateCreating || l.rec.Name != name { // about to be called so
+	if l == nil || l.rec.State == StateCreating || l.rec.Name != name { // about to be called so
 		return nil
 	}
 	return l
 }
 
-// usable returns an error unless the layer's content is complete. It wants s.mu.
+// usable returns an error unless the layer's content, and that of all below, is complete. It wants s.mu.
 func (l *layer) usable() error {
-	switch {
-	case l.gone:
+	if l.gone {
 		return fmt.Errorf("layer %q: %w", l.rec.Name, errdefs.ErrNotFound)
-	case l.rec.State != StateReady:
+	}
+	return l.readable()
+}
+
+// readable is usable for whoever has pinned the layer: it may have been removed, or replaced, since. It wants s.mu.
+func (l *layer) readable() error {
+	if l.rec.State != StateReady && l.rec.State != StateRemoving {
 		return fmt.Errorf("layer %q is %s, it can only be removed: %w", l.rec.Name, l.rec.State, errdefs.ErrFailedPrecondition)
-	case l.rec.Parent != "" && l.parent == nil:
-		return fmt.Errorf("layer %q: its parent %s is missing, see strata check: %w", l.rec.Name, l.rec.Parent, errdefs.ErrDataLoss)
+	}
+	return l.whole()
+}
+
+// whole returns ErrDataLoss if a layer below, however far, has no record: what it held would be missing without a word. It
+// wants s.mu.
+func (l *layer) whole() error {
+	for below := l; below != nil; below = below.parent {
+		if below.rec.Parent != "" && below.parent == nil {
+			return fmt.Errorf("layer %q: the record of layer %s below it is missing or damaged, see strata check: %w", l.rec.Name, below.rec.Parent, errdefs.ErrDataLoss)
+		}
 	}
 	return nil
 }
+
+// intact reports whether all layers below have a record.
+func (s *Store) intact(l *layer) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return l.whole() == nil
+}
+
+// mounted reports whether somebody has mounted the layer.
+func (l *layer) mounted() bool { return l.count.Load() > 0 || l.views.Load() > 0 }
 
 // stillUsable returns the record of a layer that may have been removed, or given another name, while its lock was waited for.
 func (s *Store) stillUsable(l *layer) (record, error) {
@@ -128,14 +231,8 @@ func (s *Store) stillUsable(l *layer) (record, error) {
 }
 
 // ready looks a usable layer up.
-func (s *Store) ready(name string) (*layer, error) {
-	l, err := s.lookup(name)
-	if err != nil {
-		return nil, err
-	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return l, l.usable()
+func (s *Store) ready(ctx context.Context, name string) (*layer, error) {
+	return s.meant(ctx, name, (*layer).usable)
 }
 
 // snapshot returns a copy of the layer's record.
@@ -206,6 +303,15 @@ func (s *Store) rewrite(l *layer, sync syncer, change func(*record)) error {
 	old := s.snapshot(l)
 	rec := old
 	change(&rec)
+	if err := s.rewriteFile(old, rec, sync); err != nil {
+		return err
+	}
+	s.setRecord(l, rec)
+	return nil
+}
+
+// rewriteFile does on disk what rewrite does, or leaves the old record.
+func (s *Store) rewriteFile(old, rec record, sync syncer) error {
 	path := s.path(layersDir, rec.ID)
 	if err := replaceRecord(path, rec, sync); err != nil {
 		if old.Draft {
@@ -216,10 +322,13 @@ func (s *Store) rewrite(l *layer, sync syncer, change func(*record)) error {
 		}
 		return err
 	}
-	s.mu.Lock()
-	l.rec = rec
-	s.mu.Unlock()
 	return nil
+}
+
+func (s *Store) setRecord(l *layer, rec record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.rec = rec
 }
 
 // recordName returns the name of a ready layer's record.
@@ -247,17 +356,43 @@ func replaceRecord(path string, rec record, sync syncer) error {
 	return os.Rename(path+newSuffix, path)
 }
 
-// pin keeps the layer from being deleted until release is called. The returned context ends when
-// the layer is removed.
+// pinned is a layer that is not deleted until release is called.
+type pinned struct {
+	*layer
+	release func()
+}
+
+// pinReady looks a usable layer up and pins it. The returned context ends when the layer is removed.
+func (s *Store) pinReady(ctx context.Context, name string) (context.Context, pinned, error) {
+	var p pinned
+	pinnedCtx := ctx
+	_, err := s.meant(ctx, name, func(l *layer) error {
+		if err := l.usable(); err != nil {
+			return err
+		}
+		p.layer = l
+		pinnedCtx, p.release = s.pinHeld(ctx, l)
+		return nil
+	})
+	return pinnedCtx, p, err
+}
+
+// pin is pinReady for a layer that may be unfinished.
 func (s *Store) pin(ctx context.Context, l *layer) (pinned context.Context, release func(), err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	p := &pin{cancel: cancel, done: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l.gone {
-		cancel(nil)
 		return nil, nil, fmt.Errorf("layer %q: %w", l.rec.Name, errdefs.ErrNotFound)
 	}
+	pinned, release = s.pinHeld(ctx, l)
+	return pinned, release, nil
+}
+
+// pinHeld pins a layer that is not gone. It wants s.mu.
+func (s *Store) pinHeld(ctx context.Context, l *layer) (pinned context.Context, release func()) {
+	interrupt, _ := ctx.Value(interruptKey{}).(func())
+	ctx, cancel := context.WithCancelCause(ctx)
+	p := &pin{cancel: cancel, interrupt: interrupt, done: make(chan struct{})}
 	if l.pins == nil {
 		l.pins = map[*pin]bool{}
 	}
@@ -265,29 +400,39 @@ func (s *Store) pin(ctx context.Context, l *layer) (pinned context.Context, rele
 	return ctx, func() {
 		s.mu.Lock()
 		delete(l.pins, p)
+		leaving := l.leave() // it may have been replaced
 		s.mu.Unlock()
 		close(p.done)
 		cancel(nil)
-	}, nil
+		if len(leaving) > 0 {
+			s.deleter.add(leaving...)
+		}
+	}
+}
+
+// interrupted returns the error of a stream, or who ended the stream if it only says that somebody did.
+func interrupted(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, ctx.Err()) {
+		return cause
+	}
+	return err
 }
 
 // streamGrace is how long Remove waits for a stream that it cancelled, for instance one whose
-// client does not read.
+// client does not read and cannot be interrupted.
 const streamGrace = 10 * time.Second
 
 // cancelPins ends all streams on a layer that is gone.
 func (s *Store) cancelPins(ctx context.Context, l *layer) error {
-	s.mu.RLock()
+	s.mu.Lock()
+	name := l.rec.Name
+	cause := fmt.Errorf("layer %q was removed: %w", name, errdefs.ErrAborted)
 	pins := make([]*pin, 0, len(l.pins))
 	for p := range l.pins {
+		p.end(cause)
 		pins = append(pins, p)
 	}
-	name := l.rec.Name
-	s.mu.RUnlock()
-	cause := fmt.Errorf("layer %q was removed: %w", name, errdefs.ErrAborted)
-	for _, p := range pins {
-		p.cancel(cause)
-	}
+	s.mu.Unlock()
 	ctx, stop := context.WithTimeout(ctx, streamGrace)
 	defer stop()
 	for _, p := range pins {

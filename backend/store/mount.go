@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 
@@ -16,8 +18,15 @@ import (
 	"strata/backend/internal/mount"
 )
 
+// ownDir holds an empty file for each layer that is mounted for the store itself only, below Config.MountDir: no ID is like it.
+const ownDir = ".own"
+
 // mountPoint is where a layer is mounted, the same for all its life.
-func (s *Store) mountPoint(l *layer) string { return filepath.Join(s.cfg.MountDir, l.rec.ID) }
+func (s *Store) mountPoint(l *layer) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.pointOf(l)
+}
 
 // Mount mounts the layer and returns where; counted: each Mount wants one Unmount. Sealed layers
 // are mounted read-only. The path is the same each time. ErrNotFound, ErrFailedPrecondition for a
@@ -26,23 +35,26 @@ func (s *Store) Mount(ctx context.Context, name string, o MountOptions) (string,
 	if err := s.writable(); err != nil {
 		return "", err
 	}
-	l, err := s.ready(name)
+	l, rec, err := s.holdReady(ctx, name)
 	if err != nil {
 		return "", err
 	}
-	return s.mountLayer(ctx, l, o)
+	defer l.mu.Unlock()
+	return s.mountLayer(ctx, l, rec, o)
 }
 
-func (s *Store) mountLayer(ctx context.Context, l *layer, o MountOptions) (string, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	rec, err := s.stillUsable(l)
-	if err != nil {
+// mountLayer wants l.mu.
+func (s *Store) mountLayer(ctx context.Context, l *layer, rec record, o MountOptions) (string, error) {
+	dir, users := s.mountPoint(l), &l.count
+	if o.view {
+		users = &l.views
+	}
+	if err := s.noteOwn(l, o.view && l.count.Load() == 0); err != nil {
 		return "", err
 	}
-	dir := s.mountPoint(l)
-	if l.count.Load() > 0 {
-		l.count.Add(1)
+	if l.mounted() {
+		users.Add(1)
+		l.handOut(o)
 		return dir, nil
 	}
 	if o.Label == "" {
@@ -51,10 +63,15 @@ func (s *Store) mountLayer(ctx context.Context, l *layer, o MountOptions) (strin
 	if err := s.attach(ctx, l, s.describe(l), backend.MountOptions{ReadOnly: rec.Sealed, Label: o.Label}); err != nil {
 		return "", fmt.Errorf("mount layer %q: %w", rec.Name, classify(err))
 	}
-	l.count.Store(1)
+	users.Store(1)
+	l.handOut(o)
+	return dir, failpoint.Hit("store.mount.mounted")
+}
+
+// handOut notes that whoever is told where a layer is mounted may write to it, but for the store itself. It wants l.mu.
+func (l *layer) handOut(o MountOptions) {
 	l.fresh = l.fresh && o.view
 	l.settled = l.settled && o.view
-	return dir, failpoint.Hit("store.mount.mounted")
 }
 
 // Mounts tells how to mount the layer, for a client that does so itself, in the words of mount(8) (backend/internal/mount,
@@ -65,16 +82,11 @@ func (s *Store) Mounts(ctx context.Context, name string, o MountOptions) ([]back
 	if err := s.writable(); err != nil {
 		return nil, err
 	}
-	l, err := s.ready(name)
+	l, rec, err := s.holdReady(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	l.mu.Lock()
 	defer l.mu.Unlock()
-	rec, err := s.stillUsable(l)
-	if err != nil {
-		return nil, err
-	}
 	if o.Label == "" {
 		o.Label = rec.Label
 	}
@@ -96,7 +108,6 @@ func (s *Store) Mounts(ctx context.Context, name string, o MountOptions) ([]back
 
 // attach performs a layer's first mount. d is how the backend is to see it.
 func (s *Store) attach(ctx context.Context, l *layer, d backend.Layer, o backend.MountOptions) (err error) {
-	dir := s.mountPoint(l)
 	if err := s.activate(ctx, l, mountedNow); err != nil {
 		return err
 	}
@@ -109,37 +120,11 @@ func (s *Store) attach(ctx context.Context, l *layer, d backend.Layer, o backend
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := s.makeMountPoint(l); err != nil {
 		return err
 	}
-	if err := s.admit(d.IDMap); err != nil {
-		return err
-	}
-	if err := mount.Mount(ctx, mounts, dir); err != nil {
-		_ = os.Remove(dir) // an empty directory is no harm
-		return err
-	}
-	return nil
-}
-
-// admit lets the root of a container's user namespace pass through to the mounts, by its group. To
-// everybody else the store is closed: a set-user-ID file in a layer would be one on the host
-// (compare CVE-2021-41091).
-func (s *Store) admit(m *backend.IDMap) error {
-	if m == nil {
-		return nil
-	}
-	_, gid, err := m.Root()
-	if err != nil {
-		return err
-	}
-	for _, dir := range []string{s.cfg.Root, s.cfg.MountDir} {
-		if err := os.Chown(dir, -1, int(gid)); err != nil {
-			return err
-		}
-		if err := os.Chmod(dir, 0o710); err != nil {
-			return err
-		}
+	if err := mount.Mount(ctx, mounts, s.mountPoint(l)); err != nil {
+		return errors.Join(err, s.removeMountPoint(l))
 	}
 	return nil
 }
@@ -147,25 +132,25 @@ func (s *Store) admit(m *backend.IDMap) error {
 // Unmount undoes one Mount. Unmounting an unknown or unmounted layer succeeds. A mount that is
 // still in use is detached: it disappears from the tree now and ends with its last user.
 func (s *Store) Unmount(ctx context.Context, name string) error {
-	l, err := s.lookup(name)
+	l, err := s.hold(ctx, name)
 	switch {
 	case errdefs.IsNotFound(err):
 		return nil // clients repeat Unmount and also call it for layers they removed
 	case err != nil:
 		return err
 	}
-	return s.unmountLayer(ctx, l)
+	defer l.mu.Unlock()
+	return s.unmountLayer(ctx, l, &l.count)
 }
 
-func (s *Store) unmountLayer(ctx context.Context, l *layer) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.count.Load() == 0 {
+// unmountLayer undoes one mount of those that users counts. It wants l.mu.
+func (s *Store) unmountLayer(ctx context.Context, l *layer, users *atomic.Int32) error {
+	if users.Load() == 0 {
 		return nil
 	}
-	if l.count.Load() > 1 {
-		l.count.Add(-1)
-		return nil
+	if l.count.Load()+l.views.Load() > 1 {
+		users.Add(-1)
+		return s.noteOwn(l, l.count.Load() == 0)
 	}
 	return s.unmountAll(context.WithoutCancel(ctx), l)
 }
@@ -180,13 +165,23 @@ func (s *Store) UnmountAll(ctx context.Context) error {
 	s.mu.RUnlock()
 	var errs []error
 	for _, l := range layers {
-		l.mu.Lock()
-		if l.count.Load() > 0 {
-			errs = append(errs, s.unmountAll(context.WithoutCancel(ctx), l))
-		}
-		l.mu.Unlock()
+		errs = append(errs, s.unmountClient(context.WithoutCancel(ctx), l))
 	}
 	return errors.Join(errs...)
+}
+
+// unmountClient undoes every Mount of a layer, and leaves it mounted as long as the store itself looks at it.
+func (s *Store) unmountClient(ctx context.Context, l *layer) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.count.Load() == 0:
+		return nil
+	case l.views.Load() > 0:
+		l.count.Store(0)
+		return s.noteOwn(l, true)
+	}
+	return s.unmountAll(ctx, l)
 }
 
 // unmountAll unmounts a layer whatever its count. It wants l.mu.
@@ -195,38 +190,99 @@ func (s *Store) unmountAll(ctx context.Context, l *layer) error {
 		return fmt.Errorf("unmount layer %q: %w", l.rec.Name, err)
 	}
 	l.count.Store(0)
+	l.views.Store(0)
 	return nil
 }
 
 // detach undoes attach, and does nothing where nothing is attached.
 func (s *Store) detach(ctx context.Context, l *layer) error {
-	dir := s.mountPoint(l)
-	if err := mount.Unmount(ctx, dir); err != nil {
+	if err := mount.Unmount(ctx, s.mountPoint(l)); err != nil {
 		return err
 	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.removeMountPoint(l); err != nil {
 		return err
 	}
-	return s.deactivate(ctx, l, unmountedNow)
+	s.mu.Lock()
+	l.outside = false
+	s.mu.Unlock()
+	return errors.Join(s.noteOwn(l, false), s.deactivate(ctx, l, unmountedNow))
 }
 
-// view is a layer's complete file tree, mounted to be read.
+// noteOwn notes, in a file, whether a layer is mounted for the store itself only. The next Open unmounts it if this process dies: nobody else
+// would. It wants l.mu.
+func (s *Store) noteOwn(l *layer, own bool) error {
+	if l.own == own {
+		return nil
+	}
+	path := filepath.Join(s.ownPath(), l.rec.ID)
+	if own {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			return err
+		}
+	} else if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l.own = own
+	return nil
+}
+
+func (s *Store) ownPath() string { return filepath.Join(s.cfg.MountDir, ownDir) }
+
+// view is a layer's complete file tree, mounted to be read. What somebody has mounted in the layer is not in it.
 type view struct {
-	dir     string
+	dir     string // leads there in this process
+	shown   string // what people call it
 	release func() error
 }
 
-// open mounts a layer for the store's own use.
+// open mounts a layer that is pinned, or is made from one that is, for the store's own use.
 func (s *Store) open(ctx context.Context, l *layer) (view, error) {
 	if err := s.writable(); err != nil {
 		return view{}, err
 	}
-	dir, err := s.mountLayer(ctx, l, MountOptions{view: true})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.mu.RLock()
+	rec, err := l.rec, l.readable()
+	s.mu.RUnlock()
 	if err != nil {
 		return view{}, err
 	}
-	return view{dir: dir, release: func() error { return s.unmountLayer(ctx, l) }}, nil
+	dir, err := s.mountLayer(ctx, l, rec, MountOptions{view: true})
+	if err != nil {
+		return view{}, err
+	}
+	if err := failpoint.Hit("store.view.opened"); err != nil {
+		return view{}, errors.Join(err, s.unmountLayer(ctx, l, &l.views))
+	}
+	unmount := func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return s.unmountLayer(ctx, l, &l.views)
+	}
+	bare, unbare, err := mount.Bare(dir)
+	if err != nil {
+		return view{}, errors.Join(err, s.unmountLayer(ctx, l, &l.views))
+	}
+	return view{dir: bare, shown: dir, release: func() error { return errors.Join(unbare(), unmount()) }}, nil
 }
+
+// explain gives the view's directory its name in an error's text.
+func (v view) explain(err error) error {
+	if err == nil || v.dir == v.shown {
+		return err
+	}
+	return &shownError{error: err, shown: strings.NewReplacer(strings.TrimSuffix(v.dir, "."), v.shown+"/")}
+}
+
+// shownError is an error about files that has the names that people know.
+type shownError struct {
+	error
+	shown *strings.Replacer
+}
+
+func (e *shownError) Error() string { return e.shown.Replace(e.error.Error()) }
+func (e *shownError) Unwrap() error { return e.error }
 
 // place gives access to the files of a layer that nobody else uses: where the backend says that
 // they lie, else in a mount.

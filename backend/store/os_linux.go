@@ -1,30 +1,56 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/tree"
 )
 
 // lockPatience is how long somebody may have the lock: a process that was killed just now leaves it to
 // a child that was about to run another program, until it does.
 const lockPatience = 2 * time.Second
 
-// lockExclusive takes a flock(2) that ends with the file. ErrUnavailable if somebody keeps it.
+// lockExclusive takes a flock(2) that ends with the file. ErrUnavailable, with the name of who has it, if somebody keeps it.
 func lockExclusive(f *os.File) error {
 	for deadline := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return nil
 		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(deadline) {
-			return fmt.Errorf("another process has it open (%w): %w", err, errdefs.ErrUnavailable)
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			return &os.PathError{Op: "flock", Path: f.Name(), Err: err}
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("another process has it open, %s: %w", holder(f), errdefs.ErrUnavailable)
 		}
 	}
 }
+
+// disinherit takes from a directory of the store's what it got from the one above it, and would pass on to all that is made in it: group,
+// set-group-ID bit and access control lists.
+func disinherit(dir string) error {
+	if err := os.Chown(dir, os.Geteuid(), int(ourGroup())); err != nil {
+		return err
+	}
+	for _, name := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
+		err := unix.Removexattr(dir, name)
+		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return &os.PathError{Op: "remove " + name + " of", Path: dir, Err: err}
+		}
+	}
+	return os.Chmod(dir, closedMode)
+}
+
+// rmdir removes an empty directory, never a file.
+func rmdir(path string) error { return unix.Rmdir(path) }
 
 // fileInfo is what DiffSize wants to know about a path.
 type fileInfo struct {
@@ -34,12 +60,33 @@ type fileInfo struct {
 	links uint64
 }
 
-func lstat(path string) (fileInfo, error) {
+// lstat looks at a file in a directory, however long the path from there is.
+func lstat(dir, path string) (info fileInfo, err error) {
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return fileInfo{}, &os.PathError{Op: "lstat", Path: path, Err: err}
+	if full := filepath.Join(dir, path); len(full) <= tree.MaxPath {
+		err = unix.Lstat(full, &st)
+	} else {
+		st, err = lstatFar(dir, path)
+	}
+	if err != nil {
+		return fileInfo{}, &os.PathError{Op: "lstat", Path: filepath.Join(dir, path), Err: err}
 	}
 	return fileInfo{file: st.Mode&unix.S_IFMT == unix.S_IFREG, size: st.Size, ino: st.Ino, links: uint64(st.Nlink)}, nil
+}
+
+func lstatFar(dir, path string) (st unix.Stat_t, err error) {
+	root, err := tree.Open(dir)
+	if err != nil {
+		return st, err
+	}
+	defer root.Close()
+	parent, name := filepath.Split(strings.TrimPrefix(path, "/"))
+	d, err := root.Descend(filepath.Clean(parent))
+	if err != nil {
+		return st, err
+	}
+	defer d.Close()
+	return st, unix.Fstatat(d.FD, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // oneJournal tells whether two directories are on the same file system, and that is one which writes

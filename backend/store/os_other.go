@@ -20,7 +20,15 @@ func lockExclusive(*os.File) error {
 	return fmt.Errorf("stores need Linux: %w", errdefs.ErrNotImplemented)
 }
 
-func lstat(path string) (fileInfo, error) {
+func disinherit(path string) error {
+	return fmt.Errorf("disinherit %s: stores need Linux: %w", path, errdefs.ErrNotImplemented)
+}
+
+func rmdir(path string) error {
+	return fmt.Errorf("rmdir %s: stores need Linux: %w", path, errdefs.ErrNotImplemented)
+}
+
+func lstat(_, path string) (fileInfo, error) {
 	return fileInfo{}, fmt.Errorf("lstat %s: stores need Linux: %w", path, errdefs.ErrNotImplemented)
 }
 

@@ -16,22 +16,18 @@ import (
 
 // Usage returns what the layer itself occupies on disk. For a link that is what the layer occupies whose name it is.
 func (s *Store) Usage(ctx context.Context, name string) (u backend.Usage, err error) {
-	l, err := s.ready(name)
+	ctx, l, err := s.pinReady(ctx, name)
 	if err != nil {
 		return u, err
 	}
-	ctx, release, err := s.pin(ctx, l)
-	if err != nil {
-		return u, err
-	}
-	defer release()
+	defer l.release()
 	if s.able.meter != nil {
-		u, err = s.able.meter.Usage(ctx, s.describe(l))
+		u, err = s.able.meter.Usage(ctx, s.describe(l.layer))
 	} else {
-		u, err = s.walkUsage(ctx, l)
+		u, err = s.walkUsage(ctx, l.layer)
 	}
 	if err != nil {
-		return u, fmt.Errorf("usage of layer %q: %w", name, err)
+		return u, fmt.Errorf("usage of layer %q: %w", name, interrupted(ctx, err))
 	}
 	return u, nil
 }
@@ -51,10 +47,11 @@ func (s *Store) SetLimit(ctx context.Context, name string, bytes int64) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
-	l, err := s.ready(name)
+	l, _, err := s.holdReady(ctx, name)
 	if err != nil {
 		return err
 	}
+	defer l.mu.Unlock()
 	switch {
 	case bytes < 0:
 		return fmt.Errorf("limit of %d bytes: %w", bytes, errdefs.ErrInvalidArgument)
@@ -65,8 +62,6 @@ func (s *Store) SetLimit(ctx context.Context, name string, bytes int64) error {
 	case l.link:
 		return fmt.Errorf("layer %q is another name of a sealed layer: %w", name, errdefs.ErrFailedPrecondition)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if err := s.able.limiter.SetLimit(ctx, s.describe(l), bytes); err != nil {
 		return fmt.Errorf("limit layer %q: %w", name, err)
 	}
@@ -77,20 +72,22 @@ func (s *Store) SetLimit(ctx context.Context, name string, bytes int64) error {
 // container's root become the new map's root, and so on. The layer must be unsealed and not
 // mounted. Owners are changed in a copy, which then takes the layer's place under an ID of its own:
 // a SetIDMap that fails or is cut off leaves the layer as it was. ErrNotFound, ErrFailedPrecondition,
-// ErrInvalidArgument (an owner without a place in one of the maps), ErrNotImplemented (Cloner).
+// ErrInvalidArgument (no map; an owner without a place in one of the maps), ErrNotImplemented (Cloner).
 func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) error {
-	l, err := s.ready(name)
+	if err := m.Check(); err != nil {
+		return fmt.Errorf("map owners of layer %q: %w", name, err)
+	}
+	l, err := s.hold(ctx, name)
 	if err != nil {
 		return err
 	}
+	defer l.mu.Unlock()
 	if s.able.cloner == nil {
 		return fmt.Errorf("map owners of layer %q: backend %s cannot copy layers: %w", name, s.meta.Backend, errdefs.ErrNotImplemented)
 	}
 	if err := s.writable(); err != nil {
 		return err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if err := s.unused(l); err != nil {
 		return err
 	}
@@ -118,7 +115,7 @@ func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) err
 	return s.replace(l, n)
 }
 
-// replace gives a layer's name to another one that is just like it, and removes it. It wants both
+// replace gives a layer's name to another one that is just like it, and removes it. Whoever reads it can go on. It wants both
 // layers' mu.
 func (s *Store) replace(old, l *layer) error {
 	s.mu.Lock()

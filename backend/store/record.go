@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"strata/backend"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/tree"
+	"strata/backend/regular"
 )
 
 // record is what layers/<id> holds. Its JSON names are part of the on-disk format (doc.go).
@@ -46,6 +46,9 @@ const (
 	goneSuffix = ".gone" // the layer was removed
 	tmpSuffix  = ".tmp"  // text that is being written
 )
+
+// maxRecord is how long a record may be, in bytes: twice the longest message that containerd takes, which has its labels.
+const maxRecord = 32 << 20
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -101,6 +104,9 @@ func writeText(path string, v any, sync syncer) error {
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
+	if len(text) > maxRecord {
+		return fmt.Errorf("a record of %d bytes, at most %d: %w", len(text), maxRecord, errdefs.ErrInvalidArgument)
+	}
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return err
 	}
@@ -114,118 +120,168 @@ func writeText(path string, v any, sync syncer) error {
 
 // readFile reads what writeFile wrote.
 func readFile(path string, v any) error {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadOwn(path, maxRecord)
 	if err != nil {
 		return err
 	}
+	return decodeFile(path, text, v)
+}
+
+func decodeFile(path string, text []byte, v any) error {
 	if err := decode(text, v); err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return nil
 }
 
-// badRecord is a file in layers/ that could not be read.
-type badRecord struct {
-	id  string
-	err error
+// reading is what lies in layers/.
+type reading struct {
+	recs []record
+	bad  []*badRecord
+	torn map[string]*badRecord // by ID: of these recs has no more than an ID and a state, which the files' names say
 }
 
 // readRecords reads all records below dir. The name of one says if its layer is being made or filled, or was
 // removed; then the text may be torn, and the record has an ID and a state only. One that is whole and was about to get
 // its name, perhaps another's, gets that if sweep is set. What a crashed process has left besides is ignored, and removed if
-// sweep is set.
-func readRecords(dir string, sweep bool) (recs []record, bad []badRecord, err error) {
+// sweep is set. What cannot be a record by its name is ignored: it is for Check to name.
+func readRecords(dir string, sweep bool) (reading, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list records: %w", err)
+		return reading{}, fmt.Errorf("list records: %w", err)
 	}
 	var stale, ids []string
 	there := make(map[string]bool, len(entries))
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), tmpSuffix) {
-			stale = append(stale, e.Name())
+			if e.Type().IsRegular() {
+				stale = append(stale, e.Name())
+			}
 			continue
 		}
 		id, _ := parseName(e.Name())
-		if !there[id] && !there[id+newSuffix] && !there[id+partSuffix] && !there[id+goneSuffix] {
+		if backend.CheckID(id) != nil {
+			continue
+		}
+		if len(recordNames(id, there)) == 0 {
 			ids = append(ids, id)
 		}
 		there[e.Name()] = true
 	}
+	r := reading{torn: map[string]*badRecord{}}
 	for _, id := range ids {
-		name, others, err := chooseRecord(dir, id, there)
-		if err != nil {
-			return nil, nil, err
-		}
-		stale = append(stale, others...)
-		r, err := readRecord(dir, name, sweep)
-		if err != nil {
-			bad = append(bad, badRecord{id: name, err: err})
-			continue
-		}
-		recs = append(recs, r)
+		stale = append(stale, r.add(dir, id, there, sweep)...)
 	}
 	if !sweep {
-		return recs, bad, nil
+		return r, nil
 	}
 	for _, name := range stale {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
-			return nil, nil, fmt.Errorf("sweep records: %w", err)
+			return r, fmt.Errorf("sweep records: %w", err)
 		}
 	}
-	return recs, bad, nil
+	return r, nil
 }
 
-// chooseRecord returns which of a layer's records counts, and those that do not: a crash can leave several. Of one that was removed
+// recordNames lists a layer's records, the one that counts first: a crash can leave several. Of one that was removed
 // the others go with its data.
-func chooseRecord(dir, id string, there map[string]bool) (name string, stale []string, err error) {
-	fresh, part := there[id+newSuffix], there[id+partSuffix]
-	switch {
-	case there[id+goneSuffix]:
-		return id + goneSuffix, nil, nil
-	case fresh && (there[id] || part):
-		var r record
-		switch err := readFile(filepath.Join(dir, id+newSuffix), &r); {
-		case errdefs.IsDataLoss(err): // torn before it could replace the other
-			stale, fresh = append(stale, id+newSuffix), false
-		case errors.Is(err, os.ErrNotExist): // its owner has done so meanwhile
-			fresh = false
-		case err != nil:
-			return "", nil, err
+func recordNames(id string, there map[string]bool) (names []string) {
+	if there[id+goneSuffix] {
+		return []string{id + goneSuffix}
+	}
+	for _, name := range []string{id + newSuffix, id, id + partSuffix} {
+		if there[name] {
+			names = append(names, name)
 		}
 	}
-	if part && (fresh || there[id]) { // whose filling had ended
+	return names
+}
+
+// add reads the record of one layer and returns those that do not count. Beside a bad one none is given up.
+func (r *reading) add(dir, id string, there map[string]bool, sweep bool) (stale []string) {
+	names := recordNames(id, there)
+	rec, bad := readRecord(dir, names[0], sweep)
+	if bad != nil && names[0] == id+newSuffix && len(names) > 1 {
+		if errdefs.IsDataLoss(bad.err) { // torn before it could replace the other; else its owner has done so meanwhile
+			stale = append(stale, names[0])
+		}
+		names = names[1:]
+		rec, bad = readRecord(dir, names[0], sweep)
+	}
+	_, state := parseName(names[0])
+	switch {
+	case bad == nil:
+		r.recs = append(r.recs, rec)
+	case errdefs.IsDataLoss(bad.err) && state != "":
+		r.recs = append(r.recs, record{ID: id, Name: id, State: state, Sealed: state == StateRemoving}) // it may be a parent
+		r.torn[id] = bad
+	default:
+		r.bad = append(r.bad, bad)
+		return nil
+	}
+	if names[0] != id+partSuffix && there[id+partSuffix] && state != StateRemoving { // whose filling had ended
 		stale = append(stale, id+partSuffix)
 	}
-	switch {
-	case fresh:
-		return id + newSuffix, stale, nil
-	case there[id]:
-		return id, stale, nil
-	}
-	return id + partSuffix, stale, nil
+	return stale
 }
 
 // readRecord reads one record for readRecords.
-func readRecord(dir, name string, sweep bool) (record, error) {
+func readRecord(dir, name string, sweep bool) (record, *badRecord) {
 	path := filepath.Join(dir, name)
 	id, state := parseName(name)
-	var r record
-	err := readFile(path, &r)
-	if err == nil && (r.ID != id || backend.CheckID(r.ID) != nil) {
-		err = fmt.Errorf("record %s describes layer %q: %w", path, r.ID, errdefs.ErrDataLoss)
+	r, bad := readText(path, id)
+	if bad != nil {
+		bad.file = name
+		return r, bad
 	}
 	switch {
-	case errdefs.IsDataLoss(err) && state != "" && backend.CheckID(id) == nil:
-		return record{ID: id, Name: id, State: state}, nil
-	case err != nil:
-		return r, err
 	case state == StateCreating && r.State == StateReady && sweep && !r.Draft:
-		return r, os.Rename(path, filepath.Join(dir, id))
+		if err := os.Rename(path, filepath.Join(dir, id)); err != nil {
+			return r, &badRecord{id: id, file: name, says: &r, err: err}
+		}
 	case state == StateRemoving, state == StateApplying:
 		r.State = state
 	}
 	return r, nil
+}
+
+// readText reads the text of a record, and what it said if it is damaged.
+func readText(path, id string) (r record, bad *badRecord) {
+	text, err := regular.ReadOwn(path, maxRecord)
+	if err != nil {
+		return r, &badRecord{id: id, err: err}
+	}
+	if err = decodeFile(path, text, &r); err != nil {
+		bad = &badRecord{id: id, err: err}
+		bad.restore(text)
+		return r, bad
+	}
+	if err = r.check(id); err != nil {
+		bad = &badRecord{id: id, err: fmt.Errorf("record %s: %w", path, err)}
+		if r.ID == id && !r.Link {
+			bad.says = &r
+		}
+		return r, bad
+	}
+	return r, nil
+}
+
+// check refuses a record that is whole and not one of the layer with that ID, or not of this version's. ErrFailedPrecondition.
+func (r *record) check(id string) error {
+	switch r.State {
+	case StateCreating, StateReady, StateApplying, StateRemoving:
+	default:
+		return fmt.Errorf("it has the state %.64q, which this version of strata does not know: %w", r.State, errdefs.ErrFailedPrecondition)
+	}
+	switch {
+	case r.ID != id:
+		return fmt.Errorf("it describes layer %.120q: %w", r.ID, errdefs.ErrFailedPrecondition)
+	case r.Link && r.Parent == "":
+		return fmt.Errorf("it describes another name of no layer: %w", errdefs.ErrFailedPrecondition)
+	case r.Replaces == r.ID:
+		return fmt.Errorf("it describes a layer in the place of itself: %w", errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // parseName splits the name of a record. The state is "" if the text has it.

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +45,63 @@ func TestRecordDamage(t *testing.T) {
 		rotten[n] ^= 4
 		assert.Assert(t, errdefs.IsDataLoss(decode(rotten, &r)), "bit flipped in byte %d", n)
 	}
+}
+
+// restored returns what a damaged record of the sample said.
+func restored(text []byte) (*record, string) {
+	b := badRecord{id: sample().ID}
+	b.restore(text)
+	return b.says, b.how
+}
+
+// A record with one wrong bit, wherever that is, is put right; of one with two nothing is made up.
+func TestRestore(t *testing.T) {
+	text, err := encode(sample())
+	assert.NilError(t, err)
+	for bit := range len(text) * 8 {
+		rotten := bytes.Clone(text)
+		rotten[bit/8] ^= 1 << (bit % 8)
+		got, how := restored(rotten)
+		assert.Assert(t, got != nil, "bit %d", bit)
+		assert.DeepEqual(t, *got, sample())
+		assert.Assert(t, how != "")
+		again := (bit*7 + 13) % (len(text) * 8)
+		rotten[again/8] ^= 1 << (again % 8)
+		if got, _ = restored(rotten); got != nil && again != bit {
+			assert.Equal(t, got.Parent == "", false, "bits %d and %d", bit, again)
+		}
+	}
+	edited := bytes.Replace(text, []byte("a layer"), []byte("another"), 1)
+	got, how := restored(edited)
+	assert.Assert(t, got != nil)
+	assert.Equal(t, got.Name, "another")
+	assert.Assert(t, strings.Contains(how, "edited"), how)
+	for name, text := range map[string][]byte{
+		"another ID": bytes.Replace(text, []byte("abc"), []byte("xyz"), 1), "a part": text[:60], "nothing": nil, "zeros": make([]byte, len(text)),
+		"a field nobody knows": bytes.Replace(text, []byte(`"parent"`), []byte(`"pearnt"`), 1), "short": []byte("12345678\n"),
+	} {
+		got, _ := restored(text)
+		assert.Assert(t, got == nil, "%s: %v", name, got)
+	}
+}
+
+func TestCircles(t *testing.T) {
+	layers := map[string]*layer{}
+	for _, id := range []string{"a", "b", "c", "self", "above", "plain", "on-plain"} {
+		layers[id] = &layer{rec: record{ID: id}}
+	}
+	for id, parent := range map[string]string{"a": "b", "b": "c", "c": "a", "self": "self", "above": "a", "on-plain": "plain"} {
+		layers[id].parent = layers[parent]
+	}
+	var in []string
+	for _, l := range circles(layers) {
+		in = append(in, l.rec.ID)
+	}
+	slices.Sort(in)
+	assert.DeepEqual(t, in, []string{"a", "b", "c", "self"})
+	cutCircles(layers)
+	assert.Equal(t, len(circles(layers)), 0)
+	assert.Equal(t, depth(layers["above"]), 2)
 }
 
 func FuzzRecord(f *testing.F) {
@@ -99,16 +159,20 @@ func TestReadRecords(t *testing.T) {
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn1"+newSuffix), []byte(`{"id":"torn1"`), 0o600))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "Not-ours"+newSuffix), nil, 0o600))
 
-	recs, bad, err := readRecords(dir, true)
+	read, err := readRecords(dir, true)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, recs, []record{
+	assert.DeepEqual(t, read.recs, []record{
 		good, draft, gone, half, made, part, filled,
-		{ID: "part3", Name: "part3", State: StateApplying},
 		{ID: "part4", Name: "part4", State: StateApplying},
 		changed, torn,
 		{ID: "torn1", Name: "torn1", State: StateCreating},
 	})
-	assert.Equal(t, len(bad), 3)
+	var bad []string
+	for _, b := range read.bad {
+		bad = append(bad, b.file)
+	}
+	assert.DeepEqual(t, bad, []string{"misnamed", "part3" + partSuffix, "torn"})
+	assert.DeepEqual(t, slices.Sorted(maps.Keys(read.torn)), []string{"part4", "torn1"})
 	_, err = os.Stat(filepath.Join(dir, "made"))
 	assert.NilError(t, err, "the layer was made and lacks only its name")
 	_, err = os.Stat(filepath.Join(dir, "draft"+newSuffix))

@@ -17,7 +17,8 @@ import (
 
 // Remove removes a layer: ends streams on it, unmounts it whatever its count, forgets the name
 // before it returns and deletes the data in the background. After a power cut within the next moments
-// the layer may be there again, whole. Removing an unknown layer succeeds.
+// the layer may be there again, whole. Removing an unknown layer succeeds. Several calls for one layer have one
+// outcome, and all wait for it; until then the layer is there for Stat and List, and for nobody else.
 // ErrFailedPrecondition if it has children or lies in an additional store, ErrUnavailable if a
 // stream on it does not end.
 func (s *Store) Remove(ctx context.Context, name string) error {
@@ -34,54 +35,109 @@ func (s *Store) remove(ctx context.Context, name string, withChildren bool) erro
 	if err := s.writable(); err != nil {
 		return err
 	}
-	l, err := s.lookup(name)
-	if errdefs.IsNotFound(err) {
+	l, r, first, err := s.condemn(ctx, name, withChildren)
+	switch {
+	case errdefs.IsNotFound(err):
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return err
+	case !first:
+		return r.wait(ctx, name)
 	}
-	if err := s.condemn(l, withChildren); err != nil {
-		return err
-	}
-	if err := s.retire(ctx, l, name); err != nil {
-		s.mu.Lock()
-		l.gone = false
+	return s.carryOut(ctx, l, name, r)
+}
+
+// removeIf removes a layer that nobody mounts, reads, fills or removes, if the reason for it still holds. still wants Store.mu.
+func (s *Store) removeIf(ctx context.Context, l *layer, still func() bool) (removed bool, err error) {
+	l.mu.Lock()
+	s.mu.Lock()
+	if l.gone || l.peer != nil || l.children > 0 || l.mounted() || len(l.pins) > 0 || !still() {
 		s.mu.Unlock()
-		return fmt.Errorf("remove layer %q: %w", name, err)
+		l.mu.Unlock()
+		return false, nil
+	}
+	name, r := l.rec.Name, &removal{done: make(chan struct{})}
+	l.gone, l.removal = true, r
+	s.mu.Unlock()
+	l.mu.Unlock()
+	return true, s.carryOut(ctx, l, name, r)
+}
+
+// carryOut takes a condemned layer away.
+func (s *Store) carryOut(ctx context.Context, l *layer, name string, r *removal) error {
+	if err := s.retire(ctx, l); err != nil {
+		err = fmt.Errorf("remove layer %q: %w", name, err)
+		s.mu.Lock()
+		l.gone, l.removal = false, nil
+		s.mu.Unlock()
+		r.end(err)
+		return err
 	}
 	s.mu.Lock()
 	leaving := l.leave()
 	s.mu.Unlock()
 	s.deleter.add(leaving...)
+	r.end(nil)
 	return failpoint.Hit("store.remove.recorded")
 }
 
-// condemn marks a layer as gone, so that nothing new starts on it.
-func (s *Store) condemn(l *layer, withChildren bool) error {
+// removal is a Remove under way, for others that want the same.
+type removal struct {
+	done chan struct{} // closed when err is set
+	err  error
+}
+
+func (r *removal) end(err error) {
+	r.err = err
+	close(r.done)
+}
+
+// wait waits for the removal and returns its outcome.
+func (r *removal) wait(ctx context.Context, name string) error {
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return fmt.Errorf("remove layer %q: wait for its removal, which is under way: %w", name, context.Cause(ctx))
+	}
+}
+
+// condemn marks the layer that has a name as gone, so that nothing new starts on it. It does so under the layer's lock: what
+// was under way there has ended, whole, and what comes later sees that the layer is gone. first is false if another Remove has
+// done so: its outcome is that of all. Errors are those of lookup and Remove.
+func (s *Store) condemn(ctx context.Context, name string, withChildren bool) (l *layer, r *removal, first bool, err error) {
+	l, err = s.meant(ctx, name, func(l *layer) error {
+		r = l.removal // which may hold the lock
+		return nil
+	})
+	if err != nil || r != nil {
+		return l, r, false, err
+	}
+	if l, err = s.hold(ctx, name); err != nil {
+		return nil, nil, false, err
+	}
+	defer l.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case l.peer != nil:
-		return fmt.Errorf("layer %q lies in the read-only store %s: %w", l.rec.Name, l.peer.root, errdefs.ErrFailedPrecondition)
+		return nil, nil, false, fmt.Errorf("layer %q lies in the read-only store %s: %w", name, l.peer.root, errdefs.ErrFailedPrecondition)
+	case l.removal != nil:
+		return l, l.removal, false, nil
 	case l.children > 0 && !withChildren:
-		return fmt.Errorf("layer %q is the parent of %d other layers: %w", l.rec.Name, l.children, errdefs.ErrFailedPrecondition)
+		return nil, nil, false, fmt.Errorf("layer %q is the parent of %d other layers: %w", name, l.children, errdefs.ErrFailedPrecondition)
 	}
-	l.gone = true
-	return nil
+	l.gone, l.removal = true, &removal{done: make(chan struct{})}
+	return l, l.removal, true, nil
 }
 
-// retire ends what happens on a condemned layer and takes it out of the tree, unless a Commit that was under way has
-// given it another name.
-func (s *Store) retire(ctx context.Context, l *layer, name string) error {
+// retire ends what happens on a condemned layer and takes it out of the tree.
+func (s *Store) retire(ctx context.Context, l *layer) error {
 	if err := s.cancelPins(ctx, l); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if as := s.snapshot(l).Name; as != name {
-		return fmt.Errorf("it was committed as %q meanwhile: %w", as, errdefs.ErrUnavailable)
-	}
 	if err := s.unmountAll(context.WithoutCancel(ctx), l); err != nil {
 		return err
 	}
@@ -97,11 +153,18 @@ func (s *Store) retire(ctx context.Context, l *layer, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.rec.State = StateRemoving
-	delete(s.byName, l.rec.Name)
+	s.unname(l)
 	return nil
 }
 
-// markGone renames the record of a layer that is removed or whose making failed. It wants l.mu.
+// unname takes a layer's name away, if the layer still has it. It wants Store.mu.
+func (s *Store) unname(l *layer) {
+	if s.byName[l.rec.Name] == l {
+		delete(s.byName, l.rec.Name)
+	}
+}
+
+// markGone renames the record of a layer that is removed or whose making failed. It wants l.mu, unless the layer has left the tree.
 func (s *Store) markGone(l *layer) error {
 	path := s.path(layersDir, l.rec.ID)
 	if s.snapshot(l).State == StateApplying {
@@ -112,17 +175,32 @@ func (s *Store) markGone(l *layer) error {
 		return nil
 	}
 	for _, from := range []string{path + newSuffix, path} { // it may have no record yet, and two after a failure
-		if err := os.Rename(from, path+goneSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		err := os.Rename(from, path+goneSuffix)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && from != path {
+			err = s.tear(from)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
-// leave takes a removed layer out of the tree unless it has children, and with it the removed parents
+// tear empties ID.new, which then speaks of a layer whose making has not ended. Where the disk is full, ZFS can do that, and not rename it.
+func (s *Store) tear(path string) error {
+	if err := os.Truncate(path, 0); err != nil {
+		return err
+	}
+	if sync := s.recordSyncer(); sync != nil {
+		return sync(path)
+	}
+	return nil
+}
+
+// leave takes a removed layer out of the tree unless it has children or is read, and with it the removed parents
 // that only waited for it. It returns who left, children first, and wants Store.mu.
 func (l *layer) leave() (leaving []*layer) {
-	for ; l != nil && l.rec.State == StateRemoving && l.children == 0 && !l.left; l = l.parent {
+	for ; l != nil && l.rec.State == StateRemoving && l.children == 0 && len(l.pins) == 0 && !l.left; l = l.parent {
 		l.left = true
 		leaving = append(leaving, l)
 		if l.parent != nil {
@@ -133,15 +211,22 @@ func (l *layer) leave() (leaving []*layer) {
 }
 
 // erase deletes the data of removed layers, in their order, and then their records, so that at no
-// moment there is data without a record or, after a power cut, a whole record without data. It
+// moment there is data without a record or, after a crash, a whole record without data. It
 // returns the layers that are left. It may be repeated.
 func (s *Store) erase(ctx context.Context, layers []*layer) (left []*layer, err error) {
-	if err := s.syncRecords(); err != nil {
-		return layers, err
-	}
 	var errs []error
-	var erased []*layer
+	var marked, erased []*layer
 	for _, l := range layers {
+		if err := s.markGone(l); err != nil { // which may have failed before, on a full disk
+			left, errs = append(left, l), append(errs, err)
+			continue
+		}
+		marked = append(marked, l)
+	}
+	if err := s.syncRecords(); err != nil {
+		return layers, errors.Join(append(errs, err)...)
+	}
+	for _, l := range marked {
 		if err := s.eraseData(ctx, l); err != nil {
 			left, errs = append(left, l), append(errs, err)
 			continue
@@ -255,10 +340,15 @@ func (d *deleter) add(layers ...*layer) {
 	}
 }
 
-// stop waits for the deletion in progress to be interrupted.
-func (d *deleter) stop() {
+// stop interrupts the deletion in progress and waits until it has noticed, but not longer than ctx. It may be repeated.
+func (d *deleter) stop(ctx context.Context) error {
 	d.cancel()
-	<-d.done
+	select {
+	case <-d.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the deletion of removed layers to stop: %w", context.Cause(ctx))
+	}
 }
 
 // take empties the queue.

@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"strata/backend"
 	"strata/backend/internal/mount"
@@ -29,33 +31,26 @@ type Store struct {
 	journal bool        // records and data share a journal that is written in order
 	peers   []*peer
 	deleter *deleter
+	gates   gates
+
+	adopting sync.Mutex // held by an Adopt
 
 	mu     sync.RWMutex
 	byName map[string]*layer
 	byID   map[string]*layer
-	bad    []badRecord
-}
+	bad    map[string]*badRecord // by ID
 
-// meta is strata.json: what a store promised when it was made.
-type meta struct {
-	Format     int       `json:"format"`
-	UUID       string    `json:"uuid"`
-	Backend    string    `json:"backend"`
-	ExactDiffs bool      `json:"exactDiffs"`
-	Created    time.Time `json:"created"`
+	mending sync.Mutex // held while something is put into damaged/, and a record in its place
 }
-
-// format is the version of the on-disk format that this code writes (doc.go).
-const format = 1
 
 // Directories and files below the root.
 const (
-	metaFile  = "strata.json"
-	lockFile  = "lock"
-	layersDir = "layers"
-	logsDir   = "logs"
-	mountsDir = "mnt"
-	dataDir   = "data"
+	lockFile   = "lock"
+	layersDir  = "layers"
+	logsDir    = "logs"
+	mountsDir  = "mnt"
+	dataDir    = "data"
+	damagedDir = "damaged"
 )
 
 func (s *Store) path(elem ...string) string {
@@ -66,9 +61,9 @@ func (s *Store) path(elem ...string) string {
 func home(root, backendName string) string { return filepath.Join(root, dataDir, backendName) }
 
 // Open opens the store at c.Root, making it if it does not exist, and recovers from a crash: what
-// was unfinished is removed, mounts that survived are counted once. ErrUnavailable if another
-// process has the store open, ErrFailedPrecondition if the store was made with another backend or
-// another promise.
+// was unfinished is removed, mounts that survived are counted once. A store is made once its backend has opened, and made
+// anew if it was made with another backend or another promise and holds no layers. ErrUnavailable if another
+// process has the store open, ErrFailedPrecondition if it was made otherwise and holds layers.
 func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	c, err = c.complete()
 	if err != nil {
@@ -92,6 +87,21 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	return s, nil
 }
 
+// Lock keeps every process from opening the store in root until unlock is called. ErrUnavailable if one has it open; ErrNotFound.
+func Lock(root string) (unlock func() error, err error) {
+	f, err := os.OpenFile(filepath.Join(root, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("there is no store in %s: %w", root, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := lockExclusive(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f.Close, nil
+}
+
 func (c Config) complete() (Config, error) {
 	if !filepath.IsAbs(c.Root) {
 		return c, fmt.Errorf("store root %q is not an absolute path: %w", c.Root, errdefs.ErrInvalidArgument)
@@ -103,6 +113,9 @@ func (c Config) complete() (Config, error) {
 	if c.Sync == "" {
 		c.Sync = SyncLayer
 	}
+	if err := c.IDMap.Check(); err != nil {
+		return c, err
+	}
 	if c.Sync != SyncLayer && c.Sync != SyncNone {
 		return c, fmt.Errorf("sync %q: %w: want %q or %q", c.Sync, errdefs.ErrInvalidArgument, SyncLayer, SyncNone)
 	}
@@ -111,17 +124,8 @@ func (c Config) complete() (Config, error) {
 
 // prepare makes the store's directories, takes its lock, and reads or writes strata.json.
 func (s *Store) prepare() error {
-	for _, d := range []struct {
-		path string
-		mode os.FileMode
-	}{
-		{s.path(), 0o700},
-		{s.path(layersDir), 0o700},
-		{s.path(logsDir), 0o700},
-		{s.path(dataDir), 0o700},
-		{s.cfg.MountDir, 0o700},
-	} {
-		if err := os.Mkdir(d.path, d.mode); err != nil && !errors.Is(err, os.ErrExist) {
+	for _, dir := range []string{s.path(), s.path(layersDir), s.path(logsDir), s.path(dataDir), s.cfg.MountDir, s.ownPath()} {
+		if err := makeDir(dir); err != nil {
 			return err
 		}
 	}
@@ -137,24 +141,84 @@ func (s *Store) prepare() error {
 	return nil
 }
 
-// load reads the store and finishes what a crash interrupted.
-func (s *Store) load(ctx context.Context) error {
-	if err := s.loadMeta(); err != nil {
+// makeDir makes a directory of the store's, unless it is there: closed, and without what it inherits.
+func makeDir(path string) error {
+	err := os.Mkdir(path, closedMode)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
+	return disinherit(path)
+}
+
+// load reads the store and finishes what a crash interrupted.
+func (s *Store) load(ctx context.Context) error {
+	founding, err := s.loadMeta()
+	if err != nil {
+		return err
+	}
+	if err := s.openBackend(ctx, founding != nil); err != nil {
+		return err
+	}
+	if founding != nil {
+		if err := s.found(ctx, *founding); err != nil {
+			return err
+		}
+	}
+	read, err := readRecords(s.path(layersDir), !s.cfg.ReadOnly)
+	if err != nil {
+		return err
+	}
+	used, err := readUsage()
+	if err != nil {
+		return err
+	}
+	s.quarantine(&read, used)
+	unfinished := s.plant(read.recs, s.badData(ctx))
+	s.enterNames(used)
+	if s.cfg.ReadOnly {
+		return nil
+	}
+	if err := s.makeActiveDir(); err != nil {
+		return err
+	}
+	adopted, err := s.recoverMounts(ctx)
+	if err != nil {
+		return err
+	}
+	s.logOpened(ctx, read.recs, adopted)
+	s.deleter = newDeleter(ctx, s)
+	s.deleter.add(unfinished...)
+	return nil
+}
+
+// logOpened says what was found when the store was opened, and what was done about it.
+func (s *Store) logOpened(ctx context.Context, recs []record, adopted int) {
+	states := map[State]int{}
+	for _, r := range recs {
+		states[r.State]++
+	}
+	log.G(ctx).WithFields(log.Fields{
+		"root": s.cfg.Root, "backend": s.meta.Backend, "uuid": s.meta.UUID, "layers": len(s.byName),
+		"unfinished-removed": states[StateCreating] + states[StateApplying], "deletions-resumed": states[StateRemoving],
+		"mounts-adopted": adopted, "records-unreadable": len(s.bad), "additional-stores": len(s.peers),
+	}).Info("opened the store")
+	if len(s.bad) == 0 {
+		return
+	}
+	var ids []string
+	for _, b := range s.badRecords() {
+		ids = append(ids, b.id)
+	}
+	log.G(ctx).WithField("layers", enumerate(ids)).Warn("records of layers cannot be used: strata check says what to do")
+}
+
+// openBackend makes the backend's home and the backend. fresh says that the store is being made.
+func (s *Store) openBackend(ctx context.Context, fresh bool) (err error) {
 	dir := home(s.cfg.Root, s.meta.Backend)
-	if !s.cfg.ReadOnly {
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-	}
-	var err error
-	if !s.cfg.ReadOnly {
-		if s.journal, err = oneJournal(s.path(layersDir), dir); err != nil {
-			return err
-		}
-	}
-	env := backend.Env{Home: dir, UUID: s.meta.UUID, Active: s.activePath()}
+	env := backend.Env{Home: dir, UUID: s.meta.UUID, Active: s.activePath(), Fresh: fresh}
 	for _, root := range s.cfg.Stores {
 		p, err := openPeer(root, s.meta.Backend)
 		if err != nil {
@@ -163,107 +227,122 @@ func (s *Store) load(ctx context.Context) error {
 		s.peers = append(s.peers, p)
 		env.Stores = append(env.Stores, home(root, s.meta.Backend))
 	}
+	if !s.cfg.ReadOnly {
+		if err := os.Mkdir(dir, closedMode); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if err := disinherit(dir); err != nil { // also one that an earlier version made: all layers are made in it
+			return err
+		}
+		if s.journal, err = oneJournal(s.path(layersDir), dir); err != nil {
+			return err
+		}
+	}
 	if s.backend, err = s.cfg.New(ctx, env); err != nil {
+		s.backend = nil // New may have returned a nil of a type of its own
+		if fresh {
+			_ = os.Remove(dir) // an empty directory is no harm
+		}
 		return fmt.Errorf("backend %s: %w", s.meta.Backend, err)
 	}
 	s.able = findAbilities(s.backend)
-	recs, bad, err := readRecords(s.path(layersDir), !s.cfg.ReadOnly)
-	if err != nil {
-		return err
-	}
-	s.bad = bad
-	unfinished := s.plant(recs)
-	if s.cfg.ReadOnly {
-		return nil
-	}
-	if err := s.makeActiveDir(); err != nil {
-		return err
-	}
-	if err := s.recoverMounts(ctx); err != nil {
-		return err
-	}
-	s.deleter = newDeleter(ctx, s)
-	s.deleter.add(unfinished...)
 	return nil
 }
 
-func (s *Store) loadMeta() error {
-	err := readFile(s.path(metaFile), &s.meta)
-	if errors.Is(err, os.ErrNotExist) && !s.cfg.ReadOnly {
-		return s.writeMeta()
+// badData returns the IDs of damaged records that have data, and of which nobody can tell what they stand on. If the backend cannot
+// tell, all of them may have data.
+func (s *Store) badData(ctx context.Context) map[string]bool {
+	unclear := map[string]bool{}
+	for _, b := range s.badRecords() {
+		if b.unclear() {
+			unclear[b.id] = true
+		}
 	}
+	if len(unclear) == 0 || s.able.lister == nil {
+		return unclear
+	}
+	ids, err := s.able.lister.List(ctx)
 	if err != nil {
-		return err
+		log.G(ctx).WithError(err).Warn("cannot tell which damaged records have data; taking it that all have")
+		return unclear
 	}
-	switch {
-	case s.meta.Format != format:
-		return fmt.Errorf("format %d, this version of strata knows format %d: %w", s.meta.Format, format, errdefs.ErrFailedPrecondition)
-	case s.cfg.Backend != "" && s.cfg.Backend != s.meta.Backend:
-		return fmt.Errorf("the store was made with backend %s, not %s: use that, another root, or move the layers with strata migrate: %w",
-			s.meta.Backend, s.cfg.Backend, errdefs.ErrFailedPrecondition)
-	case s.cfg.ExactDiffsSet && s.cfg.ExactDiffs != s.meta.ExactDiffs:
-		return fmt.Errorf("the store was made with exact-diffs=%t, which cannot be changed later: %w", s.meta.ExactDiffs, errdefs.ErrFailedPrecondition)
-	}
-	return nil
+	maps.DeleteFunc(unclear, func(id string, _ bool) bool { return !slices.Contains(ids, id) })
+	return unclear
 }
 
-// writeMeta founds a store. A directory that holds anything but our own empty directories is
-// somebody else's.
-func (s *Store) writeMeta() error {
-	recs, err := os.ReadDir(s.path(layersDir))
-	if err != nil {
-		return err
-	}
-	if len(recs) > 0 {
-		return fmt.Errorf("%s is missing but there are layers: %w", metaFile, errdefs.ErrDataLoss)
-	}
-	if s.cfg.Backend == "" {
-		return fmt.Errorf("a new store needs a backend: %w", errdefs.ErrInvalidArgument)
-	}
-	s.meta = meta{Format: format, UUID: newID(), Backend: s.cfg.Backend, ExactDiffs: s.cfg.ExactDiffs, Created: time.Now().UTC()}
-	if err := writeFile(s.path(metaFile), s.meta, syncFile); err != nil {
-		return err
-	}
-	return tree.Sync(s.path(), filepath.Dir(s.cfg.Root))
-}
-
-// plant builds the tree and returns the layers that are not to stay, children first.
-func (s *Store) plant(recs []record) (leaving []*layer) {
+// plant builds the tree and returns the layers that are not to stay, children first. badData are the IDs of bad records that have
+// data.
+func (s *Store) plant(recs []record, badData map[string]bool) (leaving []*layer) {
 	var unfinished []*layer
 	for _, r := range recs {
 		s.byID[r.ID] = &layer{rec: r, link: r.Link}
 	}
 	for _, r := range recs {
-		if old := s.byID[r.Replaces]; old != nil && r.State == StateReady {
+		if old := s.byID[r.Replaces]; old != nil && r.State == StateReady && !old.rec.Sealed { // a sealed one cannot have been replaced
 			old.rec.State = StateRemoving
 		}
 	}
 	for _, l := range s.byID {
-		l.parent = s.byID[l.rec.Parent]
-		for _, p := range s.peers {
-			if l.parent == nil {
-				l.parent = p.byID[l.rec.Parent]
-			}
-		}
+		l.parent = s.below(l)
 		if l.rec.State != StateReady && !s.cfg.ReadOnly {
 			l.gone = true
 			l.rec.State = StateRemoving // on disk it is what it was; either way it goes at the next Open
 			unfinished = append(unfinished, l)
 		}
 	}
+	cutCircles(s.byID)
 	for _, l := range s.byID {
-		if l.rec.State != StateRemoving {
-			s.byName[l.rec.Name] = l
-		}
 		if l.parent != nil {
 			l.parent.children++
 		}
 	}
+	s.holdParents(badData)
 	sort.Slice(unfinished, func(i, j int) bool { return depth(unfinished[i]) > depth(unfinished[j]) })
 	for _, l := range unfinished {
 		leaving = append(leaving, l.leave()...)
 	}
 	return leaving
+}
+
+// below returns the layer that l's record names as its parent, nil if there is none.
+func (s *Store) below(l *layer) *layer {
+	if p := s.byID[l.rec.Parent]; p != nil {
+		return p
+	}
+	for _, p := range s.peers {
+		if parent := p.byID[l.rec.Parent]; parent != nil {
+			return parent
+		}
+	}
+	return nil
+}
+
+// enterNames lets names find their layers. Of several layers with one name it finds the one that is most surely meant: one
+// that is mounted, or has children, or is the youngest.
+func (s *Store) enterNames(used *usage) {
+	for _, l := range s.byID {
+		if l.rec.State == StateRemoving {
+			continue
+		}
+		old := s.byName[l.rec.Name]
+		if old == nil || likelier(l, old, used) {
+			s.byName[l.rec.Name] = l
+		}
+	}
+}
+
+// likelier tells that of two layers with one name a is more likely to be meant by it.
+func likelier(a, b *layer, used *usage) bool {
+	if ua, ub := used.has(a.rec.ID), used.has(b.rec.ID); ua != ub {
+		return ua
+	}
+	if (a.children > 0) != (b.children > 0) {
+		return a.children > 0
+	}
+	if !a.rec.Created.Equal(b.rec.Created) {
+		return a.rec.Created.After(b.rec.Created)
+	}
+	return a.rec.ID > b.rec.ID
 }
 
 func depth(l *layer) (n int) {
@@ -274,61 +353,116 @@ func depth(l *layer) (n int) {
 }
 
 // recoverMounts counts the mounts of ready layers that an earlier process left, and undoes those
-// of unfinished ones. Mounts whose ID is unknown are somebody else's: Check reports them.
-func (s *Store) recoverMounts(ctx context.Context) error {
-	below, err := mount.Below(s.cfg.MountDir)
+// of unfinished ones and its own. Mounts whose ID is unknown are somebody else's: Check reports them. It returns how many layers are mounted.
+func (s *Store) recoverMounts(ctx context.Context) (adopted int, err error) {
+	dirs, err := s.mountDirs()
 	if err != nil {
-		return err
+		return 0, err
+	}
+	below, err := mountsIn(dirs)
+	if err != nil {
+		return 0, err
+	}
+	own, err := s.readOwn()
+	if err != nil {
+		return 0, err
 	}
 	for _, m := range below {
-		l := s.byID[filepath.Base(m.Target)]
-		if l == nil || filepath.Dir(m.Target) != s.cfg.MountDir {
+		id := filepath.Base(m.Target)
+		l, ours := s.byID[id], own[id]
+		if l == nil && !ours || !slices.Contains(dirs, filepath.Dir(m.Target)) {
 			continue
 		}
-		if l.gone {
+		if ours || l.gone {
 			if err := mount.Unmount(ctx, m.Target); err != nil {
-				return err
+				return 0, err
 			}
 			continue
 		}
-		l.count.Store(1)
+		if l.count.Swap(1) == 0 { // several mounts may lie on one another
+			adopted++
+		}
+		s.recallGate(l, filepath.Dir(m.Target))
 	}
 	for _, l := range s.byID {
 		s.recall(l)
 	}
 	if err := s.deactivateRest(ctx, below); err != nil {
-		return err
+		return 0, err
 	}
-	return s.sweepMountPoints()
+	if err := s.sweepMountPoints(dirs); err != nil {
+		return 0, err
+	}
+	if err := s.forgetOwn(own); err != nil {
+		return 0, err
+	}
+	return adopted, s.recoverGates(dirs)
 }
 
-// sweepMountPoints removes the directories of layers that were just about to be mounted, or just
-// unmounted, when an earlier process died.
-func (s *Store) sweepMountPoints() error {
-	entries, err := os.ReadDir(s.cfg.MountDir)
-	if err != nil {
-		return err
-	}
+// readOwn returns the IDs of the layers that noteOwn of an earlier process noted.
+func (s *Store) readOwn() (map[string]bool, error) {
+	entries, err := os.ReadDir(s.ownPath())
+	own := make(map[string]bool, len(entries))
 	for _, e := range entries {
-		if l := s.byID[e.Name()]; l != nil && l.count.Load() == 0 {
-			_ = os.Remove(s.mountPoint(l)) // it is not empty if somebody put something there
+		own[e.Name()] = true
+	}
+	return own, err
+}
+
+// forgetOwn removes what noteOwn wrote.
+func (s *Store) forgetOwn(own map[string]bool) error {
+	for id := range own {
+		if err := os.Remove(filepath.Join(s.ownPath(), id)); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// Close waits for a background deletion in progress and releases the store. Mounts stay. Calls
-// that are still running must have ended before.
-func (s *Store) Close(_ context.Context) error {
+// mountsIn lists the mounts in directories.
+func mountsIn(dirs []string) (all []mount.Info, err error) {
+	for _, dir := range dirs {
+		below, err := mount.Below(dir)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, below...)
+	}
+	return all, nil
+}
+
+// sweepMountPoints removes the directories of layers that were just about to be mounted, or just
+// unmounted, when an earlier process died.
+func (s *Store) sweepMountPoints(dirs []string) error {
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if l := s.byID[e.Name()]; l != nil && l.count.Load() == 0 {
+				_ = os.Remove(filepath.Join(dir, e.Name())) // it is not empty if somebody put something there
+			}
+		}
+	}
+	return nil
+}
+
+// Close interrupts a background deletion and releases the store. Mounts stay. Calls that are still running must have
+// ended before. If ctx ends before the deletion has, the store stays open, and Close may be called again; the end
+// of the process releases it as well.
+func (s *Store) Close(ctx context.Context) error {
 	if s.deleter != nil {
-		s.deleter.stop()
+		if err := s.deleter.stop(ctx); err != nil {
+			return fmt.Errorf("close store %s: %w", s.cfg.Root, err)
+		}
 	}
 	return s.release()
 }
 
 func (s *Store) release() (err error) {
-	if c, ok := s.backend.(backend.Closer); ok {
-		err = c.Close()
+	if s.able.closer != nil {
+		err = s.able.closer.Close()
 	}
 	if s.lock != nil {
 		err = errors.Join(err, s.lock.Close())
@@ -394,7 +528,7 @@ func (s *Store) syncRecords() error {
 // Info describes the store.
 func (s *Store) Info(ctx context.Context) (StoreInfo, error) {
 	info := StoreInfo{
-		Root: s.cfg.Root, UUID: s.meta.UUID, Format: s.meta.Format, Backend: s.meta.Backend,
+		Root: s.cfg.Root, UUID: s.meta.UUID, Format: s.meta.Format, Created: s.meta.Created, Backend: s.meta.Backend,
 		Sync: s.syncMode(), ExactDiffs: s.meta.ExactDiffs, Stores: s.cfg.Stores,
 		MountDir: s.cfg.MountDir, Layers: map[State]int{}, Abilities: s.able.describe(),
 	}
@@ -406,12 +540,16 @@ func (s *Store) Info(ctx context.Context) (StoreInfo, error) {
 		}
 	}
 	s.mu.RUnlock()
-	mounted, err := mount.Below(s.cfg.MountDir)
+	dirs, err := s.mountDirs()
+	if err != nil {
+		return info, err
+	}
+	mounted, err := mountsIn(dirs)
 	if err != nil {
 		return info, err
 	}
 	for _, m := range mounted {
-		if filepath.Dir(m.Target) == s.cfg.MountDir {
+		if slices.Contains(dirs, filepath.Dir(m.Target)) {
 			info.Mounted++
 		}
 	}
@@ -423,9 +561,23 @@ func (s *Store) Info(ctx context.Context) (StoreInfo, error) {
 	return info, nil
 }
 
-// Stat describes a layer. ErrNotFound.
-func (s *Store) Stat(_ context.Context, name string) (Info, error) {
-	l, err := s.lookup(name)
+// Damaged counts what Check finds in memory alone: records that could not be read, and layers with one below them that has
+// none. It does not look at the disk.
+func (s *Store) Damaged() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	n := len(s.bad)
+	for _, l := range s.byName {
+		if !l.gone && l.whole() != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Stat describes a layer, also one whose Remove has not returned. ErrNotFound.
+func (s *Store) Stat(ctx context.Context, name string) (Info, error) {
+	l, err := s.lookup(ctx, name)
 	if err != nil {
 		return Info{}, err
 	}
@@ -433,7 +585,7 @@ func (s *Store) Stat(_ context.Context, name string) (Info, error) {
 }
 
 // StatID describes the layer with that ID. ErrNotFound.
-func (s *Store) StatID(ctx context.Context, id string) (Info, error) {
+func (s *Store) StatID(_ context.Context, id string) (Info, error) {
 	s.mu.RLock()
 	l := s.byID[id]
 	for _, p := range s.peers {
@@ -441,20 +593,17 @@ func (s *Store) StatID(ctx context.Context, id string) (Info, error) {
 			l = p.byID[id]
 		}
 	}
-	name := ""
-	if l != nil {
-		name = l.rec.Name
-	}
+	there := l != nil && l.rec.State != StateCreating && l.rec.State != StateRemoving
 	s.mu.RUnlock()
-	if l == nil {
+	if !there {
 		return Info{}, fmt.Errorf("layer with ID %q: %w", id, errdefs.ErrNotFound)
 	}
-	return s.Stat(ctx, name)
+	return s.info(l), nil
 }
 
 // Describe returns what the backend has to tell about a layer, nothing if it has not. ErrNotFound.
 func (s *Store) Describe(ctx context.Context, name string) ([]backend.Field, error) {
-	l, err := s.lookup(name)
+	l, err := s.lookup(ctx, name)
 	if err != nil || s.able.describer == nil {
 		return nil, err
 	}
@@ -462,8 +611,10 @@ func (s *Store) Describe(ctx context.Context, name string) ([]backend.Field, err
 }
 
 // List describes all layers, those of additional stores included, sorted by name.
-func (s *Store) List(_ context.Context) ([]Info, error) {
-	s.reloadPeers()
+func (s *Store) List(ctx context.Context) ([]Info, error) {
+	if _, err := s.reloadPeers(ctx); err != nil {
+		return nil, fmt.Errorf("list layers: %w", err)
+	}
 	s.mu.RLock()
 	layers := make([]*layer, 0, len(s.byName))
 	for name, l := range s.byName {
@@ -494,7 +645,7 @@ func (s *Store) info(l *layer) Info {
 	i := Info{
 		Name: r.Name, ID: r.ID, State: r.State, Sealed: r.Sealed, Link: r.Link, Lent: r.Lent, Created: r.Created, Limit: r.Limit,
 		Label: r.Label, IDMap: r.IDMap, Labels: r.Labels, Applied: r.Applied, Children: l.children,
-		Mounts: int(l.count.Load()), MountDir: s.mountPoint(l),
+		Mounts: int(l.count.Load()), MountDir: s.pointOf(l),
 	}
 	if l.parent != nil {
 		i.Parent = l.parent.rec.Name

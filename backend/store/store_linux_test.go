@@ -91,7 +91,10 @@ func TestOpenRefuses(t *testing.T) {
 	assert.NilError(t, err)
 	_, err = store.Open(t.Context(), c)
 	assert.Assert(t, errdefs.IsUnavailable(err), "second opener: %v", err)
+	assert.ErrorContains(t, err, fmt.Sprintf("process %d (%s", os.Getpid(), os.Args[0]))
 	assert.NilError(t, s.Close(t.Context()))
+	record := filepath.Join(c.Root, "layers", "unreadable") // which is a record all the same
+	assert.NilError(t, os.WriteFile(record, nil, 0o600))
 
 	for _, tc := range []struct {
 		name   string
@@ -101,7 +104,7 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		{"relative root", func(c *store.Config) { c.Root = "store" }, errdefs.IsInvalidArgument, "absolute"},
 		{"unknown sync", func(c *store.Config) { c.Sync = "maybe" }, errdefs.IsInvalidArgument, `want "layer" or "none"`},
-		{"another backend", func(c *store.Config) { c.Backend = "other" }, errdefs.IsFailedPrecondition, "strata migrate"},
+		{"another backend", func(c *store.Config) { c.Backend = "other" }, errdefs.IsFailedPrecondition, "holds 1 layer: use backend=listing"},
 		{"another promise", func(c *store.Config) { c.ExactDiffs, c.ExactDiffsSet = false, true }, errdefs.IsFailedPrecondition, "exact-diffs=true"},
 		{"missing parent directory", func(c *store.Config) { c.Root += "/a/b" }, func(err error) bool { return errors.Is(err, os.ErrNotExist) }, ""},
 		{"missing additional store", func(c *store.Config) { c.Stores = []string{c.Root + "-none"} }, nil, "additional store"},
@@ -143,9 +146,12 @@ func TestCheckFindings(t *testing.T) {
 		assert.NilError(t, s.Create(ctx, name, "", store.CreateOptions{}))
 	}
 	assert.NilError(t, s.Create(ctx, "child", "orphaned", store.CreateOptions{}))
-	assert.NilError(t, s.Create(ctx, "applied", "", store.CreateOptions{}))
-	_, err := s.Apply(ctx, "applied", bytes.NewReader(oneFile(t, "file", "content")))
-	assert.NilError(t, err)
+	assert.NilError(t, s.Create(ctx, "grandchild", "child", store.CreateOptions{}))
+	for _, name := range []string{"applied", "unlogged"} {
+		assert.NilError(t, s.Create(ctx, name, "", store.CreateOptions{}))
+		_, err := s.Apply(ctx, name, bytes.NewReader(oneFile(t, "file", "content")))
+		assert.NilError(t, err)
+	}
 	findings, err := s.Check(ctx, store.CheckOptions{Deep: true})
 	assert.NilError(t, err)
 	assert.Equal(t, len(findings), 0, "%v", findings)
@@ -157,6 +163,7 @@ func TestCheckFindings(t *testing.T) {
 	}
 	data := filepath.Join(c.Root, "data", "listing")
 	lost, rotten, orphaned, applied := id("lost"), id("rotten"), id("orphaned"), id("applied")
+	assert.NilError(t, os.Remove(filepath.Join(c.Root, "logs", id("unlogged"))))
 	assert.NilError(t, s.Close(ctx))
 	assert.NilError(t, os.RemoveAll(filepath.Join(data, lost)))
 	assert.NilError(t, os.Truncate(filepath.Join(c.Root, "layers", rotten), 20))
@@ -180,16 +187,22 @@ func TestCheckFindings(t *testing.T) {
 	assert.DeepEqual(t, kinds(store.CheckOptions{Deep: true}), map[store.FindingKind]string{
 		store.FindingMissingData:     "lost/",
 		store.FindingMissingMetadata: orphaned + "/",
-		store.FindingMissingParent:   "child/",
+		store.FindingMissingParent:   "child/grandchild/",
 		store.FindingForeignMount:    "/",
 		store.FindingBadRecord:       rotten + "/",
-		store.FindingChanged:         "applied/",
+		store.FindingChanged:         "applied/unlogged/",
 	})
+	assert.Equal(t, kinds(store.CheckOptions{})[store.FindingChanged], "unlogged/")
+	assert.Equal(t, s.Damaged(), 3, "the record that cannot be read, and what stands on the one that is gone")
 	assert.Equal(t, kinds(store.CheckOptions{Repair: true})[store.FindingMissingData], "lost/record removed")
 	_, stillThere := kinds(store.CheckOptions{})[store.FindingMissingData]
 	assert.Assert(t, !stillThere)
-	err = s.Create(ctx, "grandchild", "child", store.CreateOptions{})
-	assert.Assert(t, errdefs.IsDataLoss(err), "%v", err)
+	for _, above := range []string{"child", "grandchild"} {
+		_, err = s.Mount(ctx, above, store.MountOptions{})
+		assert.Assert(t, errdefs.IsDataLoss(err), "%v", err)
+		err = s.Create(ctx, "top", above, store.CreateOptions{})
+		assert.Assert(t, errdefs.IsDataLoss(err), "%v", err)
+	}
 }
 
 func TestGC(t *testing.T) {
@@ -324,29 +337,117 @@ func TestSetSync(t *testing.T) {
 }
 
 // Nobody but root passes through to the layers, and the root of a user namespace once it has one.
-func TestStoreIsClosed(t *testing.T) {
-	needRoot(t)
-	c := config(t)
-	s := open(t, c)
-	ctx := t.Context()
-	look := func() (all []string) {
-		for _, dir := range []string{c.Root, filepath.Join(c.Root, "mnt")} {
-			var st unix.Stat_t
-			assert.NilError(t, unix.Stat(dir, &st))
-			all = append(all, fmt.Sprintf("%o %d", st.Mode&0o777, st.Gid))
-		}
-		return all
+// access tells the modes and groups of directories.
+func access(t *testing.T, dirs ...string) (all []string) {
+	t.Helper()
+	for _, dir := range dirs {
+		var st unix.Stat_t
+		assert.NilError(t, unix.Stat(dir, &st))
+		all = append(all, fmt.Sprintf("%o %d", st.Mode&0o777, st.Gid))
 	}
-	assert.NilError(t, s.Create(ctx, "plain", "", store.CreateOptions{}))
-	_, err := s.Mount(ctx, "plain", store.MountOptions{})
-	assert.NilError(t, err)
-	assert.DeepEqual(t, look(), []string{"700 0", "700 0"})
+	return all
+}
 
-	ids := []backend.IDRange{{Host: 231072, Size: 65536}}
-	assert.NilError(t, s.Create(ctx, "mapped", "", store.CreateOptions{IDMap: &backend.IDMap{UIDs: ids, GIDs: ids}}))
-	_, err = s.Mount(ctx, "mapped", store.MountOptions{})
+func mapTo(first uint32) *backend.IDMap {
+	ids := []backend.IDRange{{Host: first, Size: 65536}}
+	return &backend.IDMap{UIDs: ids, GIDs: ids}
+}
+
+// What lets a user namespace's root pass to its mounts is no wider than it has to be, wherever the mounts are.
+func TestGates(t *testing.T) {
+	needRoot(t)
+	for name, tc := range map[string]struct {
+		mode    os.FileMode // of the store's directory
+		outside bool        // mounts lie elsewhere
+		one     string      // access to the store's directory with one map's layers mounted
+		two     string
+		after   string
+	}{
+		"the store's own":      {0o700, false, "710 231072", "711 0", "700 0"},
+		"somebody else's":      {0o755, false, "755 0", "755 0", "755 0"},
+		"mounted elsewhere":    {0o700, true, "700 0", "700 0", "700 0"},
+		"an earlier version's": {0o710, true, "700 0", "700 0", "700 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := config(t)
+			ctx := t.Context()
+			assert.NilError(t, os.Mkdir(c.Root, tc.mode))
+			assert.NilError(t, os.Chmod(c.Root, tc.mode))
+			if tc.outside {
+				c.MountDir = filepath.Join(t.TempDir(), "strata")
+			}
+			s := open(t, c)
+			dirs := map[string]string{}
+			for name, first := range map[string]uint32{"a": 231072, "b": 331072, "b2": 331072} {
+				assert.NilError(t, s.Create(ctx, name, "", store.CreateOptions{IDMap: mapTo(first)}))
+			}
+			mount := func(name string) {
+				var err error
+				dirs[name], err = s.Mount(ctx, name, store.MountOptions{})
+				assert.NilError(t, err)
+			}
+			mount("a")
+			assert.DeepEqual(t, access(t, c.Root, filepath.Dir(dirs["a"])), []string{tc.one, "710 231072"})
+			mount("b")
+			mount("b2")
+			assert.DeepEqual(t, access(t, c.Root, filepath.Dir(dirs["b"])), []string{tc.two, "710 331072"})
+			assert.Equal(t, filepath.Dir(dirs["b"]), filepath.Dir(dirs["b2"]))
+			assert.NilError(t, s.Unmount(ctx, "b"))
+			assert.DeepEqual(t, access(t, c.Root), []string{tc.two})
+			findings, err := s.Check(ctx, store.CheckOptions{})
+			assert.NilError(t, err)
+			assert.Equal(t, len(findings), 0, "%v", findings)
+			assert.NilError(t, s.UnmountAll(ctx))
+			info, err := s.Info(ctx)
+			assert.NilError(t, err)
+			assert.DeepEqual(t, access(t, c.Root, info.MountDir), []string{tc.after, "700 0"})
+			left, err := filepath.Glob(info.MountDir + "*")
+			assert.NilError(t, err)
+			assert.DeepEqual(t, left, []string{info.MountDir})
+		})
+	}
+}
+
+// A layer with an ID map that an earlier version has mounted in MountDir, which is open to its group for that, stays there as long as
+// it is mounted.
+func TestMountsOfAnEarlierVersion(t *testing.T) {
+	needRoot(t)
+	const gid = 231072
+	c := config(t)
+	ctx := t.Context()
+	s, err := store.Open(ctx, c)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, look(), []string{"710 231072", "710 231072"})
+	assert.NilError(t, s.Create(ctx, "l", "", store.CreateOptions{IDMap: mapTo(gid)}))
+	i, err := s.Stat(ctx, "l")
+	assert.NilError(t, err)
+	now := i.MountDir
+	assert.NilError(t, s.Close(ctx))
+
+	mnt := filepath.Join(c.Root, "mnt")
+	old := filepath.Join(mnt, i.ID)
+	assert.NilError(t, os.Mkdir(old, 0o700))
+	assert.NilError(t, unix.Mount(filepath.Join(c.Root, "data", "listing", i.ID), old, "", unix.MS_BIND, ""))
+	for _, dir := range []string{c.Root, mnt} {
+		assert.NilError(t, os.Chown(dir, 0, gid))
+		assert.NilError(t, os.Chmod(dir, 0o710))
+	}
+	s = open(t, c)
+	for range 2 {
+		dir, err := s.Mount(ctx, "l", store.MountOptions{})
+		assert.NilError(t, err)
+		assert.Equal(t, dir, old)
+	}
+	for range 2 {
+		assert.NilError(t, s.Unmount(ctx, "l"))
+		assert.DeepEqual(t, access(t, c.Root, mnt), []string{"710 231072", "710 231072"})
+	}
+	assert.NilError(t, s.Unmount(ctx, "l"))
+	assert.DeepEqual(t, access(t, c.Root, mnt), []string{"700 0", "700 0"})
+	dir, err := s.Mount(ctx, "l", store.MountOptions{})
+	assert.NilError(t, err)
+	assert.Equal(t, dir, now)
+	assert.DeepEqual(t, access(t, c.Root, mnt, filepath.Dir(now)), []string{"710 231072", "700 0", "710 231072"})
+	assert.NilError(t, s.Unmount(ctx, "l"))
 }
 
 // A client that ended without unmounting leaves nothing mounted.

@@ -9,7 +9,8 @@
 // a layer then costs inodes but next to no space, and is made in the time that it takes to make its
 // names. Elsewhere each layer costs as much as all layers below it together.
 //
-// There are no whiteouts, nothing is kept about what changed, and the store compares trees to find out.
+// There are no whiteouts, nothing is kept about what changed, and the store compares trees to find out. Where copies do not share
+// their blocks that takes reading both trees: an mtime that is the same, which anybody can set, tells nothing.
 // An interrupted Create leaves a part of a tree, which Remove removes.
 package vfs
 

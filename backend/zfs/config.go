@@ -36,8 +36,8 @@ var (
 	datasets = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.: -]*(/[a-zA-Z0-9_.: -]+)*$`)
 )
 
-// check refuses what zfs(8) would refuse later, and mount options that are not the user's to choose.
-func (c *Config) check() error {
+// Check refuses what zfs(8) would refuse later, and mount options that are not the user's to choose.
+func (c *Config) Check() error {
 	if c.FSName != "" && !datasets.MatchString(c.FSName) {
 		return fmt.Errorf("zfs.fsname %q is not the name of a dataset: %w", c.FSName, errdefs.ErrInvalidArgument)
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 func TestConfig(t *testing.T) {
-	assert.NilError(t, NewConfig().check())
+	assert.NilError(t, NewConfig().Check())
 	for _, c := range []struct {
 		change func(c *Config)
 		want   string // "" is fine
@@ -29,7 +29,7 @@ func TestConfig(t *testing.T) {
 	} {
 		config := NewConfig()
 		c.change(config)
-		err := config.check()
+		err := config.Check()
 		if c.want == "" {
 			assert.NilError(t, err)
 			continue

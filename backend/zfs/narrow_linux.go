@@ -122,7 +122,11 @@ func (f *finder) find(ctx context.Context, objects []uint64, upper, lower string
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if everywhere, err = f.object(objects[i]); err != nil {
+		everywhere, err = f.object(objects[i])
+		if errors.Is(err, unix.ENAMETOOLONG) { // no path leads to it
+			everywhere, err = true, nil
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -57,10 +57,10 @@ func writeNote(home string, n note) (err error) {
 }
 
 // locate finds the parent dataset: the one that the store was made with, else the wanted one, else that on which home
-// lies. It makes sure that layers can be kept there.
-func locate(ctx context.Context, home, wanted string) (string, error) {
+// lies. It makes sure that layers can be kept there. A fresh store has no use for the note of another.
+func locate(ctx context.Context, home, wanted string, fresh bool) (string, error) {
 	noted, err := readNote(home)
-	fresh := errors.Is(err, os.ErrNotExist)
+	fresh = fresh || errors.Is(err, os.ErrNotExist)
 	switch {
 	case err != nil && !fresh:
 		return "", err

@@ -44,16 +44,36 @@ func (z *zfs) Remove(ctx context.Context, l backend.Layer) error {
 }
 
 func (z *zfs) remove(ctx context.Context, dataset string) error {
-	pool, _, _ := strings.Cut(dataset, "/")
-	out, err := tool(ctx, strings.NewReader(removal), "zfs", "program", "-j", pool, "-", dataset, z.uuid)
+	o, err := z.destroy(ctx, dataset)
+	if err == nil && unix.Errno(o.Errno) == unix.EBUSY && z.unmount(ctx, dataset) {
+		o, err = z.destroy(ctx, dataset)
+	}
 	if err != nil {
 		return err
 	}
+	return o.err(dataset)
+}
+
+// destroy runs removal.
+func (z *zfs) destroy(ctx context.Context, dataset string) (outcome, error) {
+	pool, _, _ := strings.Cut(dataset, "/")
+	out, err := tool(ctx, strings.NewReader(removal), "zfs", "program", "-j", pool, "-", dataset, z.uuid)
+	if err != nil {
+		return outcome{}, err
+	}
 	var answer struct{ Return outcome }
 	if err := json.Unmarshal(out, &answer); err != nil {
-		return fmt.Errorf("answer of zfs program: %w: %w", err, errdefs.ErrInternal)
+		return outcome{}, fmt.Errorf("answer of zfs program: %w: %w", err, errdefs.ErrInternal)
 	}
-	return answer.Return.err(dataset)
+	return answer.Return, nil
+}
+
+// unmount unmounts a dataset that ZFS itself has mounted, and reports whether there was one: if a power cut keeps a new
+// dataset from getting its properties, the next import mounts it as it mounts everybody's. The mountpoint of a whole layer is
+// legacy, which zfs does not unmount.
+func (z *zfs) unmount(ctx context.Context, dataset string) bool {
+	_, err := tool(ctx, nil, "zfs", "unmount", dataset)
+	return err == nil
 }
 
 // err says what was in the way, nil if nothing was.

@@ -123,7 +123,7 @@ func (r *rig) dataset(name string) string { return r.pool + "/" + r.id(name) }
 // changes lists what the store finds, which looks only where ZFS says that something changed.
 func (r *rig) changes(name, parent string) []string {
 	r.Helper()
-	list, err := r.Changes(r.Context(), name, parent)
+	list, err := backendtest.Collect(r.Changes(r.Context(), name, parent))
 	assert.NilError(r, err)
 	text := []string{}
 	for _, c := range list {

@@ -65,9 +65,8 @@ func (z *zfs) List(ctx context.Context) ([]string, error) {
 // leftover is how old a momentary snapshot is before it counts as left behind: a comparison takes seconds.
 const leftover = time.Hour
 
-// Survey finds snapshots that others have made of layers, datasets that they have made below them, momentary
-// snapshots that were left behind by a process that was killed, which repair destroys, and layers that
-// could be adopted.
+// Survey finds snapshots that others have made of layers, datasets that they have made below them, and momentary
+// snapshots that were left behind by a process that was killed, which repair destroys.
 func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error) {
 	rows, err := z.list(ctx, "filesystem,volume,snapshot", 2)
 	if err != nil {
@@ -88,10 +87,6 @@ func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error)
 		if o != nil {
 			found = append(found, *o)
 		}
-	}
-	if others := z.adoptable(rows); len(others) > 0 {
-		found = append(found, backend.Oddity{Notice: true, Detail: fmt.Sprintf(
-			"below %s there are %d layers of another program, such as %s: strata adopt takes them in", z.parent, len(others), others[0].id())})
 	}
 	return found, nil
 }

@@ -33,6 +33,7 @@ var (
 	_ backend.Lister        = (*zfs)(nil)
 	_ backend.Describer     = (*zfs)(nil)
 	_ backend.Reporter      = (*zfs)(nil)
+	_ backend.Closer        = (*zfs)(nil)
 )
 
 // zfs does not change after New, but for one flag, so that its methods may be called concurrently.
@@ -51,7 +52,7 @@ type zfs struct {
 // if it is another one than the store was made with, or if ZFS or the pool is not in order; ErrInvalidArgument
 // for options that make no sense.
 func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, error) {
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	device, err := openDevice()
@@ -59,7 +60,7 @@ func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, erro
 		return nil, err
 	}
 	z := &zfs{config: c, uuid: env.UUID, device: device}
-	if z.parent, err = locate(ctx, env.Home, c.FSName); err != nil {
+	if z.parent, err = locate(ctx, env.Home, c.FSName, env.Fresh); err != nil {
 		return nil, errors.Join(err, device.Close())
 	}
 	for _, home := range env.Stores {

@@ -251,7 +251,7 @@ func TestHalfMade(t *testing.T) {
 	r.create("child", "l")
 	const base, clone, heir, other = "aaaaaaaaaaaaaaa2", "aaaaaaaaaaaaaaa3", "aaaaaaaaaaaaaaa4", "aaaaaaaaaaaaaaa5"
 	snapshot := r.dataset("l") + "@" + r.id("l")
-	command(t, "zfs", "create", "-o", "mountpoint=none", r.pool+"/"+base)
+	command(t, "zfs", "create", "-o", "mountpoint="+filepath.Join(r.dir, "imported"), r.pool+"/"+base) // and mounted, as an import does
 	command(t, "zfs", "create", "-o", "mountpoint=none", "-o", "strata:store=another", r.pool+"/"+other)
 	for _, name := range []string{clone, heir} {
 		command(t, "zfs", "clone", "-o", "mountpoint=none", snapshot, r.pool+"/"+name)
@@ -361,7 +361,7 @@ func TestSurvey(t *testing.T) {
 		"oddity l: somebody has made the snapshot " + dataset + "@hourly",
 		"oddity base: somebody has made the snapshot " + r.dataset("base") + "@hourly",
 		"oddity l: somebody has made the filesystem " + dataset + "/below",
-		"notice : below " + r.pool + " there are 1 layers of another program, such as old: strata adopt",
+		"notice : another program has 1 layers beside those of the store, such as old: strata adopt",
 	} {
 		assert.Assert(t, strings.Contains(found, want), "%s\nis not in\n%s", want, found)
 	}
@@ -565,7 +565,7 @@ func TestTwoStores(t *testing.T) {
 	s, err := store.Open(t.Context(), o)
 	assert.NilError(t, err)
 	assert.NilError(t, s.Create(t.Context(), "mine", "base", store.CreateOptions{}))
-	changes, err := s.Changes(t.Context(), "mine", "base")
+	changes, err := backendtest.Collect(s.Changes(t.Context(), "mine", "base"))
 	assert.NilError(t, err)
 	assert.Equal(t, len(changes), 0)
 	for _, st := range []*store.Store{s, r.Store} {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -76,16 +77,22 @@ func TestDamagedBuildKit(t *testing.T) {
 	db, err := bolt.Open(whole, 0o600, nil)
 	assert.NilError(t, err)
 	assert.NilError(t, db.Update(func(tx *bolt.Tx) error {
-		for _, name := range []string{"a", "b", "c"} {
-			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+		for n := range 10_000 {
+			if _, err := tx.CreateBucket(fmt.Appendf(nil, "snapshot %d", n)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}))
+	var used int64
+	assert.NilError(t, db.View(func(tx *bolt.Tx) error {
+		used = tx.Size()
+		return nil
+	}))
 	assert.NilError(t, db.Close())
 	text, err := os.ReadFile(whole)
 	assert.NilError(t, err)
+	lastPage := used - int64(os.Getpagesize())/2
 	overwrite := func(from int) []byte {
 		b := append([]byte(nil), text...)
 		for i := from; i < len(b); i++ {
@@ -95,12 +102,19 @@ func TestDamagedBuildKit(t *testing.T) {
 	}
 	for name, damaged := range map[string][]byte{
 		"empty": {}, "cut off": text[:100], "no meta page": overwrite(0), "no data pages": overwrite(2 * os.Getpagesize()),
+		"one meta page": text[:os.Getpagesize()], "two meta pages": text[:2*os.Getpagesize()],
+		"cut in a page": text[:20_000], "cut between pages": text[:65_536], "last page cut": text[:lastPage],
+		"pages of zeros": append(text[:2*os.Getpagesize():2*os.Getpagesize()], make([]byte, len(text)-2*os.Getpagesize())...),
 	} {
 		t.Run(name, func(t *testing.T) {
-			assert.Assert(t, readSnapshots(damaged, map[string]bool{}) != nil)
+			root := t.TempDir()
+			assert.NilError(t, os.Mkdir(filepath.Join(root, "buildkit"), 0o700))
+			assert.NilError(t, os.WriteFile(filepath.Join(root, "buildkit", "snapshots.db"), damaged, 0o600))
+			_, err := buildKitLayers(root, map[string]bool{})
+			assert.ErrorContains(t, err, "snapshots.db")
 		})
 	}
-	left, err := filepath.Glob(filepath.Join(os.TempDir(), "strata-snapshots-*"))
+	left, err := filepath.Glob(filepath.Join(os.TempDir(), "strata-database-*"))
 	assert.NilError(t, err)
 	assert.Equal(t, len(left), 0)
 }

@@ -1,10 +1,15 @@
 package cli
 
 import (
-	"io"
+	"bufio"
+	"errors"
+	"fmt"
+	"iter"
 
 	"github.com/spf13/cobra"
 
+	"strata/backend"
+	"strata/plugin"
 	"strata/plugin/control"
 )
 
@@ -21,16 +26,28 @@ func (s *session) changes() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				list, err := t.Changes(cmd.Context(), name, parent)
-				if err != nil {
-					return err
-				}
-				return s.print(control.PathChanges(list), func(w io.Writer) {
-					for _, c := range list {
-						row(w, c.Kind.String()+" "+c.Path)
-					}
-				})
+				return s.printChanges(t.Changes(cmd.Context(), name, parent))
 			})
 		},
 	}
+}
+
+// printChanges prints changes as they come.
+func (s *session) printChanges(changes iter.Seq2[backend.Change, error]) (err error) {
+	w := bufio.NewWriter(s.Stdout)
+	defer func() { err = errors.Join(err, w.Flush()) }()
+	if s.json {
+		if err := plugin.WriteArray(w, control.PathChanges(changes), "  "); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(w)
+		return err
+	}
+	for c, err := range changes {
+		if err != nil {
+			return err
+		}
+		row(w, c.Kind.String()+" "+c.Path)
+	}
+	return nil
 }

@@ -10,6 +10,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -77,12 +78,23 @@ func (a *App) Run(ctx context.Context, args []string) int {
 	if code == exitOK || errors.Is(err, errFindings) {
 		return code
 	}
-	text := fmt.Sprintf("strata: %v\n", err)
+	_, _ = io.WriteString(a.Stderr, complaint(cmd, err)) // there is nobody else to tell
+	return code
+}
+
+// complaint is what a failed command prints: a line of JSON, with the error's class, after --json.
+func complaint(cmd *cobra.Command, err error) string {
+	wire := control.NewError(err)
+	if asked, _ := cmd.Flags().GetBool("json"); asked { // every command has the flag
+		if text, err := json.Marshal(wire); err == nil { // a struct of strings can be encoded
+			return string(text) + "\n"
+		}
+	}
+	text := fmt.Sprintf("strata: %s\n", harmlessLines(wire.Text))
 	if errors.As(err, new(usageError)) {
 		text += fmt.Sprintf("See '%s --help'.\n", cmd.CommandPath())
 	}
-	_, _ = io.WriteString(a.Stderr, text) // there is nobody else to tell
-	return code
+	return text
 }
 
 func exitCode(err error) int {
@@ -113,6 +125,7 @@ type session struct {
 
 func (a *App) root() *cobra.Command {
 	s := &session{App: a, table: daemon.Table(a.Backends)}
+	version := false
 	root := &cobra.Command{
 		Use:               "strata",
 		Short:             "A storage driver for Docker that lives outside the daemon",
@@ -126,13 +139,25 @@ func (a *App) root() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version {
+				return s.printVersion()
+			}
+			return cmd.Help()
+		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if len(s.pairs) > 0 && s.rest == "" && cmd.Name() != "serve" {
+				return usageError{errors.New("--option is for serve and, with --root, for a store at rest; a running plugin is changed by strata options KEY=VALUE")}
+			}
+			return nil
+		},
 	}
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.Flags().BoolVar(&version, "version", false, "the same as the command version")
 	f := root.PersistentFlags()
-	f.BoolVar(&s.json, "json", false, "print JSON")
+	f.BoolVar(&s.json, "json", false, "print JSON; an error, too, to standard error, with its class")
 	f.StringVar(&s.socket, "socket", "", "socket of the running plugin (default: the first that answers of "+strings.Join(socketPatterns(), ", ")+")")
 	f.StringVar(&s.rest, "root", "", "directory of a store at rest, instead of a running plugin; for serve, the store's directory")
 	f.StringArrayVar(&s.pairs, "option", nil, "a setting, KEY=VALUE, for serve and for a store at rest; may be repeated")
@@ -145,7 +170,7 @@ func (a *App) root() *cobra.Command {
 func longHelp() string {
 	var b strings.Builder
 	b.WriteString("A storage driver for Docker that lives outside the daemon.\n\n")
-	b.WriteString("A layer may be named by any beginning of its name that is not ambiguous.\n\n")
+	b.WriteString("A layer may be named by its name or its ID, or by any beginning of them that is not ambiguous.\n\n")
 	b.WriteString("With --root, commands that read layers' content or change anything open the store as a plugin does,\n" +
 		"so that no plugin may be running; the others only look at its records.\n\nExit codes:\n")
 	for _, c := range ExitCodes() {
@@ -154,11 +179,17 @@ func longHelp() string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// arguments makes cobra's count of arguments a usage error.
+// arguments refuses fewer arguments than the one, and more than the other.
 func arguments(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := cobra.RangeArgs(least, most)(cmd, args); err != nil {
-			return usageError{err}
+		wants := cmd.Parent().CommandPath() + " " + cmd.Use
+		switch {
+		case len(args) > most && most == 0:
+			return usageError{fmt.Errorf("%s takes no arguments, and got %q", cmd.CommandPath(), args[0])}
+		case len(args) > most:
+			return usageError{fmt.Errorf("%q is one argument too many for %s", args[most], wants)}
+		case len(args) < least:
+			return usageError{fmt.Errorf("an argument is missing: %s", wants)}
 		}
 		return nil
 	}

@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -71,6 +73,10 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Condition: func(name string) (bool, error) {
+			if name == "plugin" {
+				found, err := filepath.Glob("/run/docker/plugins/*")
+				return len(found) > 0, err
+			}
 			return name == "root" && os.Geteuid() == 0, nil
 		},
 		Setup: func(e *testscript.Env) error {
@@ -81,7 +87,11 @@ func TestScripts(t *testing.T) {
 			e.Setenv("A", controltest.Hex('a'))
 			e.Setenv("B", controltest.Hex('b'))
 			e.Setenv("C", controltest.Hex('c'))
-			return serve(e, socket, f)
+			stop, err := serve(socket, f)
+			if err == nil {
+				e.Defer(stop)
+			}
+			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"calls": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -114,28 +124,32 @@ func code(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// serve answers on the socket until the script ends.
-func serve(e *testscript.Env, socket string, f *controltest.Fake) error {
+// serve answers on the socket until it is told to stop.
+func serve(socket string, f *controltest.Fake) (stop func(), err error) {
 	l, err := new(net.ListenConfig).Listen(context.Background(), "unix", socket)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	open := func(context.Context) (control.Store, error) { return f, nil }
 	srv := httptest.NewUnstartedServer(control.New(control.Options{
 		Store: open, Settings: &fakeSettings{}, Metrics: control.NewMetrics(control.Version{}, open), Version: control.Version{Version: "1.2.3"},
-		Place: func() control.Place { return control.Place{HostRoot: "/host/store", Warnings: []string{"beware"}} },
+		Place: func(context.Context) control.Place {
+			return control.Place{HostRoot: "/host/store", Warnings: []string{"beware"}}
+		},
 	}))
 	srv.Listener = l
 	srv.Start()
-	e.Defer(srv.Close)
-	return nil
+	return srv.Close, nil
 }
 
 // fakeSettings has one option, sync, which can be set to anything.
 type fakeSettings struct{ sync string }
 
 func (s *fakeSettings) Options(context.Context) ([]config.Setting, error) {
-	return []config.Setting{{Option: config.Option{Key: "sync", Change: config.Live}, Value: "layer" + s.sync, Source: "environment"}}, nil
+	return []config.Setting{
+		{Option: config.Option{Key: "sync", Change: config.Live}, Value: "layer" + s.sync, Source: "environment"},
+		{Option: config.Option{Key: "thick.workers", Change: config.Restart}, Value: "2", Source: "default", Next: &config.Next{Value: "3", Source: "config file"}},
+	}, nil
 }
 
 func (s *fakeSettings) SetOptions(_ context.Context, values map[string]string) ([]control.Change, error) {
@@ -144,7 +158,17 @@ func (s *fakeSettings) SetOptions(_ context.Context, values map[string]string) (
 		if key != "sync" && key != "thick.workers" {
 			return nil, fmt.Errorf("option %q is unknown; the known ones are sync: %w", key, errdefs.ErrInvalidArgument)
 		}
-		changes = append(changes, control.Change{Key: key, Value: value, Live: key == "sync"})
+		c := control.Change{Key: key, Value: value, Live: key == "sync"}
+		if !c.Live {
+			c.Restart = control.RestartService
+		}
+		switch value {
+		case "":
+			c.Value, c.Unset, c.Restart = "2", "environment", control.RestartDocker
+		case "9":
+			c.Winner = "--storage-opt has " + key + "=8"
+		}
+		changes = append(changes, c)
 	}
 	return changes, nil
 }
@@ -174,4 +198,23 @@ func TestEveryExitCodeIsInTheHelp(t *testing.T) {
 		assert.Equal(t, c.Code, i)
 		assert.Assert(t, strings.Contains(out.String(), c.Meaning), "%s is missing in:\n%s", c.Meaning, out.String())
 	}
+}
+
+// TestPermissionDenied is not taken for a plugin that is not there.
+func TestPermissionDenied(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("becoming another user needs root")
+	}
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	stop, err := serve(socket, controltest.New())
+	assert.NilError(t, err)
+	t.Cleanup(stop)
+	assert.NilError(t, os.Chmod(socket, 0o600))
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "--socket", socket, "ls") // its directory is root's alone
+	cmd.Args[0] = "strata"                                                              // which the test program then is
+	const nobody = 65534
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	assert.ErrorContains(t, err, "exit status 1")
+	assert.Assert(t, strings.Contains(string(out), "permission denied, which only root has"), "%s", out)
 }

@@ -1,13 +1,11 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -18,7 +16,7 @@ func (s *session) diff() *cobra.Command {
 		Use:   "diff NAME [PARENT]",
 		Short: "Write the difference between a layer and its parent as a layer tar",
 		Long: "Write the difference between a layer and its parent as an uncompressed layer tar, as docker save has it.\n\n" +
-			`PARENT may be any other layer; "" is the empty tree.`,
+			`PARENT may be any other layer; "" is the empty tree.` + "\n\n" + outputHelp,
 		Args: arguments(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.with(cmd.Context(), true, func(t *target) error {
@@ -34,8 +32,13 @@ func (s *session) diff() *cobra.Command {
 	return cmd
 }
 
+// outputHelp says what becomes of the file that outputFlag names.
+const outputHelp = `The file of --output appears, or is replaced, when all is written; until then, and after a failure, what was there stays. But
+what is more than a plain file is written into, as a shell does, and a failure leaves a part: a device, a fifo, a descriptor
+(/dev/fd/N), a file that something is mounted on, and one with several links, extended attributes or an ACL.`
+
 func outputFlag(cmd *cobra.Command, file *string) {
-	cmd.Flags().StringVarP(file, "output", "o", "", "write to this file, not to standard output")
+	cmd.Flags().StringVarP(file, "output", "o", standardOutput, "write to this file; - is standard output")
 }
 
 // written is what diff and export print with --json.
@@ -45,9 +48,12 @@ type written struct {
 	Digest string `json:"digest"` // sha256:... of the tar
 }
 
-// writeTar writes a diff to a file, which appears only when it is complete, or to standard output.
+// writeTar writes a diff to a file or to standard output.
 func (s *session) writeTar(ctx context.Context, t *target, name, parent, file string) error {
-	if file == "" {
+	if file == "" { // a variable that is not set
+		return usageError{errors.New("--output names no file; - is standard output")}
+	}
+	if s.isStdout(file) {
 		if s.json {
 			return usageError{errors.New("--json describes a file that was written: name it with --output")}
 		}
@@ -60,7 +66,7 @@ func (s *session) writeTar(ctx context.Context, t *target, name, parent, file st
 	digest := sha256.New()
 	p := s.progress()
 	defer p.done()
-	err := writeFile(file, func(w io.Writer) error {
+	err := writeFile(ctx, file, func(w io.Writer) error {
 		count := writerFunc(func(b []byte) (int, error) {
 			result.Bytes += int64(len(b))
 			p.show("%s written", size(result.Bytes))
@@ -79,27 +85,3 @@ func (s *session) writeTar(ctx context.Context, t *target, name, parent, file st
 type writerFunc func(b []byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
-
-// writeFile writes beside file and renames over it, so that a failure leaves what was there.
-func writeFile(file string, write func(w io.Writer) error) (err error) {
-	const buffer = 256 << 10 // bytes
-	part := file + ".part"
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(part))
-		}
-	}()
-	b := bufio.NewWriterSize(f, buffer)
-	err = write(b)
-	if err == nil {
-		err = b.Flush()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(part, file)
-}

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"strata/backend/regular"
+	"strata/plugin"
 )
 
 // dockerLayers collects the names of all layers that a Docker data root still refers to, whatever
@@ -21,12 +23,12 @@ import (
 // tmp, those being removed have another directory name; both count. BuildKit has a record of its
 // own; snapshots tells whether there is one.
 func dockerLayers(root string) (known map[string]bool, snapshots bool, err error) {
+	if _, err := pluginDBs(root); err != nil { // without one, every layer would look like an orphan
+		return nil, false, err
+	}
 	dbs, err := layerDBs(filepath.Join(root, "image"))
 	if err != nil {
 		return nil, false, fmt.Errorf("read docker root %s: %w", root, err)
-	}
-	if !slices.ContainsFunc(dbs, ofPlugin) {
-		return nil, false, fmt.Errorf("docker root %s holds no record of a storage plugin's layers (image/DRIVER/layerdb): %w", root, errdefs.ErrNotFound)
 	}
 	known = map[string]bool{}
 	for _, db := range dbs {
@@ -38,6 +40,19 @@ func dockerLayers(root string) (known map[string]bool, snapshots bool, err error
 	}
 	snapshots, err = buildKitLayers(root, known)
 	return known, snapshots, err
+}
+
+// pluginDBs finds the records of layers that storage plugins keep. ErrNotFound if there is none.
+func pluginDBs(root string) ([]string, error) {
+	dbs, err := layerDBs(filepath.Join(root, "image"))
+	if err != nil {
+		return nil, fmt.Errorf("read docker root %s: %w", root, err)
+	}
+	dbs = slices.DeleteFunc(dbs, func(db string) bool { return !ofPlugin(db) })
+	if len(dbs) == 0 {
+		return nil, fmt.Errorf("docker root %s holds no record of a storage plugin's layers (image/DRIVER/layerdb): %w", root, errdefs.ErrNotFound)
+	}
+	return dbs, nil
 }
 
 // layerDBs finds the directories called layerdb below dir.
@@ -62,7 +77,7 @@ func layerDBs(dir string) ([]string, error) {
 }
 
 // ofPlugin tells the record of a storage plugin from that of a driver built into dockerd. Only the
-// former says anything about our layers: without one, every layer would look like an orphan.
+// former says anything about our layers.
 func ofPlugin(db string) bool {
 	builtin := []string{"aufs", "btrfs", "devicemapper", "fuse-overlayfs", "overlay", "overlay2", "vfs", "zfs"}
 	return !slices.Contains(builtin, filepath.Base(filepath.Dir(db)))
@@ -74,7 +89,7 @@ func readNames(db, pattern string, known map[string]bool) error {
 		return err
 	}
 	for _, file := range files {
-		text, err := os.ReadFile(file)
+		text, err := regular.Read(file, plugin.MaxWord)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // Docker removed it meanwhile
 		}

@@ -15,6 +15,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strata/backend/regular"
+	"strata/plugin"
 )
 
 // dockerImage is an image as Docker's own record has it.
@@ -39,25 +42,17 @@ type imageLayer struct {
 // imagedb/content/sha256/ID is the configuration, imagedb/metadata/sha256/ID/parent what an image was made from, repositories.json
 // has the names; layerdb/sha256/CHAIN/cache-id is the driver's name of a layer.
 func dockerImages(root string) (images []dockerImage, broken map[digest.Digest]error, err error) {
-	dbs, err := layerDBs(filepath.Join(root, "image"))
+	dbs, err := pluginDBs(root)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read docker root %s: %w", root, err)
+		return nil, nil, err
 	}
 	broken = map[digest.Digest]error{}
-	found := false
 	for _, db := range dbs {
-		if !ofPlugin(db) {
-			continue
-		}
-		found = true
 		list, err := imagesBeside(db, broken)
 		if err != nil {
 			return nil, nil, fmt.Errorf("read docker root %s: %w", root, err)
 		}
 		images = append(images, list...)
-	}
-	if !found {
-		return nil, nil, fmt.Errorf("docker root %s holds no record of a storage plugin's images (image/DRIVER/layerdb): %w", root, errdefs.ErrNotFound)
 	}
 	return images, broken, nil
 }
@@ -89,7 +84,7 @@ func imagesBeside(layerDB string, broken map[digest.Digest]error) ([]dockerImage
 			continue
 		}
 		i := dockerImage{ID: id, Names: names[id]}
-		if i.Config, err = os.ReadFile(filepath.Join(contents, e.Name())); err == nil {
+		if i.Config, err = regular.Read(filepath.Join(contents, e.Name()), plugin.MaxRecord); err == nil {
 			i.Layers, err = imageLayers(layerDB, i)
 		}
 		if err != nil {
@@ -106,7 +101,7 @@ func imageNames(file string) (names map[digest.Digest][]string, bad map[digest.D
 	var store struct {
 		Repositories map[string]map[string]digest.Digest
 	}
-	text, err := os.ReadFile(file)
+	text, err := regular.Read(file, plugin.MaxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
@@ -143,7 +138,7 @@ func imageParents(dir string) (map[digest.Digest]bool, error) {
 	}
 	parents := map[digest.Digest]bool{}
 	for _, file := range files {
-		text, err := os.ReadFile(file)
+		text, err := regular.Read(file, plugin.MaxWord)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // Docker removed it meanwhile
 			return nil, err
 		}
@@ -167,7 +162,7 @@ func imageLayers(layerDB string, i dockerImage) ([]imageLayer, error) {
 			return nil, fmt.Errorf("its configuration has %q for a layer's digest: %w", diff, errdefs.ErrDataLoss)
 		}
 		chain := identity.ChainID(diffs[:n+1])
-		name, err := os.ReadFile(filepath.Join(layerDB, "sha256", chain.Encoded(), "cache-id"))
+		name, err := regular.Read(filepath.Join(layerDB, "sha256", chain.Encoded(), "cache-id"), plugin.MaxWord)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ func (s *session) export() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export NAME",
 		Short: "Write the whole tree that a layer shows, its parents included, as a tar",
+		Long:  "Write the whole tree that a layer shows, its parents included, as a tar.\n\n" + outputHelp,
 		Args:  arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.with(cmd.Context(), true, func(t *target) error {

@@ -2,14 +2,18 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"strata/backend/store"
+	"strata/plugin"
 	"strata/plugin/snapshotter"
 )
 
@@ -19,24 +23,30 @@ const minAge = time.Hour
 
 func (s *session) gc() *cobra.Command {
 	var yes bool
-	var dockerRoot string
-	var older time.Duration
+	var c dockerComparison
 	cmd := &cobra.Command{
 		Use:   "gc",
 		Short: "List layers that nobody needs any more, and remove them with --yes; exit code 3 if some remain",
-		Long: `List layers that nobody needs any more, and remove them with --yes.
+		Long: `List layers that nobody needs any more, and remove them with --yes. What a damaged record may need, or something mounted uses, stays, and is
+listed with the reason.
 
-Without --docker-root only what the store itself can tell is listed. With it the store is compared
+ON DISK is what a layer has for itself, and its removal frees. Without --docker-root only what the store itself can tell is listed. With it the store is compared
 with Docker's own record of its layers, and with BuildKit's of its own. Without the latter BuildKit's
-layers (names of 25 characters) are listed, but never removed.`,
+layers (names of 25 characters) are listed, but never removed.
+
+A record that has none of the store's layers is taken for that of another Docker: then nothing is listed or removed. A Docker
+that was stopped for good, or has no layers any more, is told from it by --docker-gone.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.complete(cmd.Flags().Changed("older-than")); err != nil {
+				return err
+			}
 			return s.with(cmd.Context(), yes, func(t *target) error {
 				o := store.GCOptions{Yes: yes}
 				var doubtful []store.Orphan
-				if dockerRoot != "" {
+				if c.root != "" {
 					var err error
-					if o.Known, doubtful, err = compare(cmd.Context(), t, dockerRoot, older); err != nil {
+					if o, doubtful, err = c.compare(cmd.Context(), t, yes); err != nil {
 						return err
 					}
 				}
@@ -44,7 +54,7 @@ layers (names of 25 characters) are listed, but never removed.`,
 				if err != nil {
 					return err
 				}
-				orphans = append(orphans, doubtful...)
+				orphans = append(c.explain(orphans), doubtful...)
 				if err := s.print(emptyNotNull(orphans), func(w io.Writer) { printOrphans(w, orphans) }); err != nil {
 					return err
 				}
@@ -54,24 +64,70 @@ layers (names of 25 characters) are listed, but never removed.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&yes, "yes", false, "remove what is listed")
-	f.StringVar(&dockerRoot, "docker-root", "", "Docker's data root, such as /var/lib/docker, to compare with")
-	f.DurationVar(&older, "older-than", minAge, "with --docker-root: pass over younger layers, which Docker may be about to write down")
+	f.StringVar(&c.root, "docker-root", "", "Docker's data root, such as /var/lib/docker, to compare with")
+	f.BoolVar(&c.gone, "docker-gone", false, "with --docker-root: take it that this Docker needs no layers any more, whatever its record has, or if there is none")
+	f.DurationVar(&c.older, "older-than", minAge, "with --docker-root: pass over younger layers, which Docker may be about to write down")
 	return cmd
 }
 
-// compare returns the names that are to be kept, and the layers that nothing can be said about.
-func compare(ctx context.Context, t *target, dockerRoot string, older time.Duration) (map[string]bool, []store.Orphan, error) {
+// dockerComparison says which Docker's record the store is compared with.
+type dockerComparison struct {
+	root  string        // Docker's data root, "" for no comparison
+	gone  bool          // the record counts as empty
+	older time.Duration // younger layers are passed over
+}
+
+// complete refuses flags that mean nothing without a data root. deadline tells that one was given.
+func (c dockerComparison) complete(deadline bool) error {
+	switch {
+	case c.root != "":
+		return nil
+	case c.gone:
+		return usageError{errors.New("--docker-gone is about a Docker: say with --docker-root which one")}
+	case deadline:
+		return usageError{errors.New("--older-than is about what Docker may be about to write down: say --docker-root, too")}
+	}
+	return nil
+}
+
+// compare returns which layers are to be kept, or not to be looked at, and those that nothing can be said about. ErrFailedPrecondition if
+// the record has none of the store's layers, and some would be listed.
+func (c dockerComparison) compare(ctx context.Context, t *target, yes bool) (o store.GCOptions, doubtful []store.Orphan, err error) {
 	// The store first: a layer that Docker makes and writes down meanwhile is then not in the list.
 	list, err := t.List(ctx)
 	if err != nil {
-		return nil, nil, err
+		return o, nil, err
 	}
-	docker, snapshots, err := dockerLayers(dockerRoot)
-	if err != nil {
-		return nil, nil, err
+	o = store.GCOptions{Yes: yes, Listed: make(map[string]bool, len(list))}
+	for _, l := range list {
+		o.Listed[l.ID] = true
 	}
-	keep, doubtful := judge(list, docker, snapshots, time.Now().Add(-older))
-	return keep, doubtful, nil
+	docker, snapshots := map[string]bool{}, true // BuildKit is gone with its Docker
+	if !c.gone {
+		if docker, snapshots, err = dockerLayers(c.root); err != nil {
+			return o, nil, err
+		}
+	}
+	o.Known, doubtful = judge(list, docker, snapshots, time.Now().Add(-c.older))
+	listed := len(doubtful) > 0 || slices.ContainsFunc(list, func(l store.Info) bool { return !o.Known[l.Name] })
+	known := slices.ContainsFunc(list, func(l store.Info) bool { return docker[l.Name] })
+	if listed && !known && !c.gone {
+		return o, nil, fmt.Errorf("gc: none of the store's layers is in Docker's record in %s: it is another Docker's record, or the store is another one; "+
+			"if this Docker was removed, or has no layers any more, repeat with --docker-gone: %w", c.root, errdefs.ErrFailedPrecondition)
+	}
+	return o, doubtful, nil
+}
+
+// explain says which record a layer is missing in.
+func (c dockerComparison) explain(orphans []store.Orphan) []store.Orphan {
+	reason := fmt.Sprintf("it is not in Docker's record in %s", c.root)
+	if c.gone {
+		reason = fmt.Sprintf("the Docker of %s is gone", c.root)
+	}
+	for i, o := range orphans {
+		orphans[i].Reason = strings.Replace(o.Reason, store.ReasonUnknown, reason, 1)
+	}
+	return orphans
 }
 
 // judge decides which layers must stay: those that Docker knows, that are in use or in the making,
@@ -119,9 +175,20 @@ func printOrphans(w io.Writer, orphans []store.Orphan) {
 		row(w, "no orphans found")
 		return
 	}
-	row(w, "NAME", "ID", "WHY", "REMOVED")
+	row(w, "NAME", "ID", "ON DISK", "REMOVED", "WHY")
+	var total int64
+	measured := 0
 	for _, o := range orphans {
-		row(w, orDash(short(o.Name)), o.ID, o.Reason, yesNo(o.Removed))
+		bytes := "-"
+		if o.Size != nil {
+			bytes = size(*o.Size)
+			total += *o.Size
+			measured++
+		}
+		row(w, orDash(short(o.Name)), o.ID, bytes, yesNo(o.Removed), plugin.Plain(o.Reason))
+	}
+	if measured > 1 {
+		row(w, "total", "-", size(total), "-", "-")
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strata/backend/store"
+	"strata/plugin"
 	"strata/plugin/snapshotter"
 )
 
@@ -54,6 +55,9 @@ What is missing afterwards is the layers' tars, which containerd keeps for docke
 				return err
 			}
 			defer func() { err = errors.Join(err, c.Close()) }()
+			if _, err := c.Namespaces(ctx); err != nil {
+				return fmt.Errorf("containerd on %s (--containerd-socket names another): %w", socket, err)
+			}
 			return s.with(ctx, false, func(t *target) error {
 				h := &handover{handoverOptions: o, target: t, containerd: c}
 				if err := h.all(ctx, images, broken); err != nil {
@@ -122,12 +126,12 @@ func (h *handover) all(ctx context.Context, images []dockerImage, broken map[dig
 			return err
 		}
 		if err != nil {
-			one.Problem = err.Error()
+			one.Problem = plugin.Plain(err.Error())
 		}
 		h.done = append(h.done, one)
 	}
 	for _, id := range slices.Sorted(maps.Keys(broken)) {
-		h.done = append(h.done, handedImage{ID: id.String(), Names: []string{}, Problem: broken[id].Error()})
+		h.done = append(h.done, handedImage{ID: id.String(), Names: []string{}, Problem: plugin.Plain(broken[id].Error())})
 	}
 	return nil
 }

@@ -15,7 +15,12 @@ func (s *session) info() *cobra.Command {
 	return &cobra.Command{
 		Use:   "info",
 		Short: "Describe the store and how its backend works",
-		Args:  arguments(0, 0),
+		Long: `Describe the store and how its backend works.
+
+The lines from files to close tell, for each ability in backend/capability.go, which way is taken: native is the backend's own, anything else
+the store's. What is native can still lack something of the file system, such as limits without quotas: the backend says so in the lines after these.
+A line WARNING tells what an administrator should look into.`,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.with(cmd.Context(), false, func(t *target) error {
 				i, err := t.describe(cmd.Context())

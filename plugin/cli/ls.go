@@ -13,7 +13,11 @@ func (s *session) ls() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List layers",
-		Args:  arguments(0, 0),
+		Long: `List layers.
+
+FILES is the sum of the file sizes in the tar that the layer was filled from, parents not counted: what docker history shows. What
+layers occupy on disk takes time to measure: strata usage does. ID is the layer's name on disk and in paths of mounts.`,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.with(cmd.Context(), false, func(t *target) error {
 				list, err := t.List(cmd.Context())
@@ -35,14 +39,14 @@ func layers(w io.Writer, list []store.Info, long, quiet bool) {
 		name = func(s string) string { return s }
 	}
 	if !quiet {
-		row(w, "NAME", "PARENT", "STATE", "CHILDREN", "MOUNTS", "SIZE", "CREATED")
+		row(w, "NAME", "ID", "PARENT", "STATE", "CHILDREN", "MOUNTS", "FILES", "CREATED")
 	}
 	for _, l := range list {
 		if quiet {
 			row(w, l.Name)
 			continue
 		}
-		row(w, name(l.Name), orDash(name(l.Parent)), stateOf(l), l.Children, l.Mounts, tarSize(l), age(l.Created))
+		row(w, name(l.Name), l.ID, orDash(name(l.Parent)), stateOf(l), l.Children, l.Mounts, tarSize(l), age(l.Created))
 	}
 }
 

@@ -19,12 +19,15 @@ import (
 func (s *session) options() *cobra.Command {
 	var markdown bool
 	cmd := &cobra.Command{
-		Use:   "options [KEY=VALUE]...",
+		Use:   "options [KEY=VALUE | KEY=]...",
 		Short: "List the settings, or change some",
 		Long: `List the settings, with the values that are in force if a plugin runs, or change some.
 
-A changed setting is recorded in the store's config file. Some take effect at once, the
-others when dockerd is started again; the list says which.`,
+A changed setting is recorded in the store's config file; KEY= removes it from there. Some take effect at
+once, the others when Strata is started again, as a plugin with dockerd, as a service by itself; the list says which, and
+what the next start will change. With --root they are changed while Strata is down, such as one that keeps it from starting.
+
+` + config.Order,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case markdown:
@@ -35,7 +38,7 @@ others when dockerd is started again; the list says which.`,
 			return s.listOptions(cmd.Context())
 		},
 	}
-	cmd.Flags().BoolVar(&markdown, "markdown", false, "print all settings as the table in the README")
+	cmd.Flags().BoolVar(&markdown, "markdown", false, "print all settings as the table in docs/options.md")
 	return cmd
 }
 
@@ -45,6 +48,7 @@ func (s *session) listOptions(ctx context.Context) error {
 	}
 	c, err := s.dial(ctx)
 	if errdefs.IsUnavailable(err) && s.socket == "" {
+		_, _ = fmt.Fprintf(s.Stderr, "strata: %s\nThese are the defaults, not what is in force:\n", control.NewError(err).Text) // as complaints
 		return s.printDefaults()
 	}
 	if err != nil {
@@ -75,9 +79,13 @@ func (s *session) listAtRest() error {
 
 func (s *session) printSettings(list []config.Setting) error {
 	return s.print(list, func(w io.Writer) {
-		row(w, "OPTION", "VALUE", "FROM", "CHANGES")
+		row(w, "OPTION", "VALUE", "FROM", "CHANGES", "AT THE NEXT START")
 		for _, o := range list {
-			row(w, o.Key, orDash(o.Value), o.Source, o.Change)
+			next := "-"
+			if o.Next != nil {
+				next = fmt.Sprintf("%s (%s)", orDash(o.Next.Value), o.Next.Source)
+			}
+			row(w, o.Key, orDash(o.Value), o.Source, o.Change, next)
 		}
 	})
 }
@@ -107,16 +115,30 @@ func (s *session) setOptions(ctx context.Context, pairs []string) error {
 	}
 	return s.print(changes, func(w io.Writer) {
 		for _, c := range changes {
-			effect := "recorded; restart dockerd to put it in force"
-			if c.Live {
-				effect = "in force"
-			}
-			if c.Note != "" {
-				effect += "; " + c.Note
-			}
-			row(w, c.Key+"="+c.Value, effect)
+			row(w, c.Key+"="+c.Value, effect(c))
 		}
 	})
+}
+
+// effect says in words what became of a changed setting.
+func effect(c control.Change) string {
+	unset := ""
+	if c.Unset != "" {
+		unset = "unset, so this is from: " + c.Unset + "; "
+	}
+	switch {
+	case c.Winner != "" && c.Live:
+		return "in force until the next start, when " + c.Winner + ", which outranks it"
+	case c.Winner != "":
+		return "recorded, but " + c.Winner + ", which outranks it"
+	case c.Live:
+		return unset + "in force"
+	case c.Restart == control.RestartDocker:
+		return unset + "recorded; restart dockerd, and with it the plugin, to put it in force"
+	case c.Restart == control.RestartService:
+		return unset + "recorded; restart strata serve (systemctl restart strata) to put it in force"
+	}
+	return unset + "recorded; in force from the next start on"
 }
 
 func (s *session) change(ctx context.Context, values map[string]string) ([]control.Change, error) {
@@ -125,7 +147,7 @@ func (s *session) change(ctx context.Context, values map[string]string) ([]contr
 		if err != nil {
 			return nil, err
 		}
-		return daemon.SetAtRest(s.table, root, values)
+		return daemon.SetAtRest(s.Backends, root, values)
 	}
 	c, err := s.dial(ctx)
 	if err != nil {

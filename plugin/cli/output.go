@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/docker/go-units"
 )
@@ -24,13 +27,39 @@ func (s *session) print(v any, human func(w io.Writer)) error {
 	return w.Flush()
 }
 
-// row writes one line of a table.
+// row writes one line of a table. What its cells hold is made harmless to a terminal.
 func row(w io.Writer, cells ...any) {
 	text := make([]string, 0, len(cells))
 	for _, c := range cells {
-		text = append(text, fmt.Sprint(c))
+		text = append(text, harmless(fmt.Sprint(c)))
 	}
 	_, _ = fmt.Fprintln(w, strings.Join(text, "\t")) // Flush reports what went wrong
+}
+
+// harmless returns a text as a terminal shows it and does not obey it: characters that cannot be printed, and bytes that are none, are
+// written as in Go. Names come from others, and anything can be in them.
+func harmless(text string) string {
+	odd := func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
+	if !strings.ContainsFunc(text, odd) {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range strings.Split(text, "") { // an invalid byte is a piece of its own
+		if strings.ContainsFunc(c, odd) {
+			c = strings.Trim(strconv.Quote(c), `"`)
+		}
+		b.WriteString(c)
+	}
+	return b.String()
+}
+
+// harmlessLines is harmless for a text of several lines.
+func harmlessLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = harmless(lines[i])
+	}
+	return strings.Join(lines, "\n")
 }
 
 // short cuts a name of 64 hex digits to 12, as docker does, and keeps an "-init".
@@ -68,11 +97,13 @@ func isTerminal(w io.Writer) bool {
 		return false
 	}
 	st, err := f.Stat()
-	if err != nil || st.Mode()&os.ModeCharDevice == 0 {
-		return false
-	}
+	return err == nil && st.Mode()&os.ModeCharDevice != 0 && !isNull(st)
+}
+
+// isNull recognises the device that swallows all.
+func isNull(st os.FileInfo) bool {
 	null, err := os.Stat(os.DevNull)
-	return err != nil || !os.SameFile(st, null)
+	return err == nil && os.SameFile(st, null)
 }
 
 // progressEvery is how often a line of progress is drawn at most.

@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"slices"
-
 	"github.com/spf13/cobra"
 
 	"strata/plugin/cli/daemon"
@@ -21,26 +19,24 @@ In a managed plugin Docker runs this. Outside a container the first socket is
 /run/docker/plugins/strata.sock, and dockerd is started with --experimental --storage-driver strata.
 The second is for containerd, Docker 28 and later, and Kubernetes: it is named in containerd's configuration.
 
-Settings come from the environment (STRATA_...), are outdone by flags, those by the
-store's config file, and that by --storage-opt of dockerd. strata options lists them.
+strata options lists the settings, and its help says which source outranks which.
 
-The log goes to standard output.`,
+The log goes to standard output, errors to standard error.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			options := slices.Clone(s.pairs)
-			for key, value := range map[string]string{
-				"backend": backend, "root": s.rest, "snapshotter-socket": snapshotter, "containerd-socket": containerd,
-			} {
-				if value != "" {
-					options = append(options, key+"="+value)
-				}
-			}
-			flags, err := config.FromFlags(options)
+			flags, err := config.FromFlags(s.pairs)
 			if err != nil {
 				return err
 			}
+			for _, f := range []struct{ key, value string }{
+				{"backend", backend}, {"root", s.rest}, {"snapshotter-socket", snapshotter}, {"containerd-socket", containerd},
+			} {
+				if f.value != "" {
+					flags.Assignments = append(flags.Assignments, config.Assignment{Key: f.key, Value: f.value, Origin: "--" + f.key})
+				}
+			}
 			return daemon.Run(cmd.Context(), daemon.Config{
-				Socket: socket, Backends: s.Backends, Environ: s.Environ, Flags: flags, Version: s.Version, Log: s.Stdout,
+				Socket: socket, Backends: s.Backends, Environ: s.Environ, Flags: flags, Version: s.Version, Log: s.Stdout, Errors: s.Stderr,
 			})
 		},
 	}

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"strata/backend/store"
+	"strata/plugin"
 	"strata/plugin/cli/daemon"
 	"strata/plugin/config"
 	"strata/plugin/control"
@@ -27,8 +31,11 @@ type target struct {
 // socketPatterns are where sockets of running plugins can be: of managed plugins, then of a daemon
 // outside a container.
 func socketPatterns() []string {
-	return []string{"/run/docker/plugins/*/strata.sock", "/run/docker/plugins/strata.sock"}
+	return []string{pluginSocketDir + "/*/strata.sock", pluginSocketDir + "/strata.sock"}
 }
+
+// pluginSocketDir is where Docker has the sockets of plugins.
+const pluginSocketDir = "/run/docker/plugins"
 
 // with opens the target, runs f on it and closes it. To write is more than to look at the records of
 // a store at rest: it wants the store's lock, and recovers it. Reading the content of layers needs that
@@ -68,7 +75,7 @@ func (s *session) open(ctx context.Context, write bool) (*target, error) {
 		Store: st,
 		describe: func(ctx context.Context) (control.Info, error) {
 			i, err := st.Info(ctx)
-			return control.Info{StoreInfo: i, Place: control.Place{HostRoot: root}, Version: s.Version}, err
+			return control.Info{StoreInfo: i, Place: control.Place{HostRoot: root, Warnings: plugin.Damaged(st.Damaged())}, Version: s.Version}, err
 		},
 		usages: func(ctx context.Context, f func(control.LayerUsage) error) error {
 			return control.EachUsage(ctx, st, f)
@@ -81,13 +88,9 @@ func (s *session) open(ctx context.Context, write bool) (*target, error) {
 func (s *session) dial(ctx context.Context) (*control.Client, error) {
 	sockets := []string{s.socket}
 	if s.socket == "" {
-		sockets = nil
-		for _, pattern := range socketPatterns() {
-			found, err := filepath.Glob(pattern)
-			if err != nil {
-				return nil, err
-			}
-			sockets = append(sockets, found...)
+		var err error
+		if sockets, err = pluginSockets(); err != nil {
+			return nil, err
 		}
 	}
 	var errs []error
@@ -100,10 +103,29 @@ func (s *session) dial(ctx context.Context) (*control.Client, error) {
 		return c, nil
 	}
 	if len(sockets) == 0 {
-		return nil, fmt.Errorf("there is no plugin at %s; is it enabled? --socket names another, --root a store at rest: %w",
+		return nil, fmt.Errorf("there is no plugin at %s; is it enabled? --socket names another; a store at rest is reached with --root DIR, such as /var/lib/strata: %w",
 			strings.Join(socketPatterns(), " or "), errdefs.ErrUnavailable)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// pluginSockets lists the sockets of plugins, or of what looks like one.
+func pluginSockets() (sockets []string, err error) {
+	for _, pattern := range socketPatterns() {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, err
+		}
+		sockets = append(sockets, found...)
+	}
+	if len(sockets) > 0 {
+		return sockets, nil
+	}
+	// Glob finds nothing in a directory that it may not read.
+	if _, err := os.ReadDir(pluginSocketDir); errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("look for the plugin's socket: %w; only root may: %w", err, errdefs.ErrPermissionDenied)
+	}
+	return nil, nil
 }
 
 func answers(ctx context.Context, c *control.Client) error {
@@ -117,18 +139,23 @@ func answers(ctx context.Context, c *control.Client) error {
 	return err
 }
 
-// find returns the layer whose name is, or alone begins with, the given one.
+// find returns the layer whose name or ID is, or alone begins with, the given text. A name goes before an ID, and what is
+// whole before a beginning. Commands that change a layer must not guess so.
 func (t *target) find(ctx context.Context, name string) (store.Info, error) {
 	list, err := t.List(ctx)
 	if err != nil {
 		return store.Info{}, err
 	}
+	for _, is := range []func(l store.Info) bool{
+		func(l store.Info) bool { return l.Name == name }, func(l store.Info) bool { return l.ID == name },
+	} {
+		if i := slices.IndexFunc(list, is); i >= 0 && name != "" {
+			return list[i], nil
+		}
+	}
 	var found []store.Info
 	for _, l := range list {
-		if l.Name == name {
-			return l, nil
-		}
-		if name != "" && strings.HasPrefix(l.Name, name) {
+		if name != "" && (strings.HasPrefix(l.Name, name) || strings.HasPrefix(l.ID, name)) {
 			found = append(found, l)
 		}
 	}

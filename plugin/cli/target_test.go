@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend/store"
+	"strata/plugin/control"
 	"strata/plugin/control/controltest"
 )
 
@@ -24,6 +26,13 @@ func TestFind(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, l.Name, want)
 	}
+	f.Layers[0].ID, f.Layers[1].ID, f.Layers[2].ID = "zz1", "bb11-init", "aa12"
+	for name, want := range map[string]string{"zz1": "aa11", "zz": "aa11", "aa12": "aa12", "bb11-init": "bb11-init"} {
+		l, err := at.find(t.Context(), name)
+		assert.NilError(t, err)
+		assert.Equal(t, l.Name, want)
+	}
+	f.Layers[2].ID = ""
 	_, err := at.find(t.Context(), "aa")
 	assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
 	assert.ErrorContains(t, err, "any of 2")
@@ -109,4 +118,24 @@ func TestNoTerminal(t *testing.T) {
 	quiet := progress{}
 	quiet.show("nothing")
 	quiet.done()
+}
+
+func TestOrphansHaveSizes(t *testing.T) {
+	var out bytes.Buffer
+	kilo, mega := int64(1000), int64(1_000_000)
+	printOrphans(&out, []store.Orphan{
+		{Name: "a", ID: "ida", Size: &kilo, Reason: "x"}, {ID: "idb", Size: &mega, Reason: "y", Removed: true}, {ID: "idc", Reason: "z"},
+	})
+	assert.Equal(t, out.String(), strings.Join([]string{
+		"NAME\tID\tON DISK\tREMOVED\tWHY", "a\tida\t1kB\tno\tx", "-\tidb\t1MB\tyes\ty", "-\tidc\t-\tno\tz", "total\t-\t1MB\t-\t-", "",
+	}, "\n"))
+}
+
+func TestUsageNamesWhatIsDamaged(t *testing.T) {
+	list := []control.LayerUsage{{Name: "a", Damaged: "the record below it is missing"}, {Name: "b", Size: 1000, Inodes: 2}}
+	var out bytes.Buffer
+	usages(&out, list)
+	assert.Equal(t, out.String(), "NAME\tON DISK\tINODES\tREMOVED\na\t-\t-\t-\nb\t1kB\t2\t-\ntotal\t1kB\t2\t-\n")
+	assert.ErrorContains(t, unmeasured(list), "1 layer is damaged")
+	assert.NilError(t, unmeasured(list[1:]))
 }

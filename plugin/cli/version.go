@@ -11,10 +11,12 @@ func (s *session) version() *cobra.Command {
 		Use:   "version",
 		Short: "Print this program's version; that of the running plugin is in info",
 		Args:  arguments(0, 0),
-		RunE: func(*cobra.Command, []string) error {
-			return s.print(s.Version, func(w io.Writer) {
-				row(w, "strata "+s.Version.Version, orDash(s.Version.Revision), s.Version.Go)
-			})
-		},
+		RunE:  func(*cobra.Command, []string) error { return s.printVersion() },
 	}
+}
+
+func (s *session) printVersion() error {
+	return s.print(s.Version, func(w io.Writer) {
+		row(w, "strata "+s.Version.Version, orDash(s.Version.Revision), s.Version.Go)
+	})
 }

@@ -2,14 +2,14 @@
 //
 // Every setting is one field of a struct with tags: [Core] for what all backends share, and the
 // Config struct of each backend. From those tags, and from nowhere else, come the parser, the list
-// that `strata options` prints, the README's table and the env entries of the plugin's config.json.
+// that `strata options` prints, the table in docs/options.md and the env entries of the plugin's config.json.
 //
 // A setting is looked for in these places; a later one wins:
 //
 //	defaults            NewConfig of each backend, and the default tags of Core
 //	environment         STRATA_..., which `docker plugin set` changes
 //	flags               of `strata serve`
-//	config file         <root>/config.json, which `strata options KEY=VALUE` writes
+//	config file         <root>/config.json, which `strata options KEY=VALUE` writes, and KEY= unsets
 //	--storage-opt       of dockerd, handed over at Init
 //
 // Within one place a key may be given once; the same key twice with different values is an error,
@@ -39,10 +39,14 @@ import (
 	"strata/backend/store"
 )
 
+// Order says what outranks what, for the help of the command.
+const Order = `A setting comes from the environment (STRATA_..., docker plugin set), is outranked by a flag of strata serve, that by
+the store's config file, and that by --storage-opt of dockerd.`
+
 // Core are the settings that do not depend on the backend.
 type Core struct {
-	Backend     string         `option:"backend" env:"STRATA_BACKEND" change:"fixed" help:"Where layers are kept. A store remembers its backend."`
-	Root        string         `option:"root" env:"STRATA_ROOT" default:"/var/lib/strata" change:"place" help:"The store's directory, as the host sees it."`
+	Backend     string         `option:"backend" env:"STRATA_BACKEND" change:"fixed" help:"Where layers are kept. A store with layers keeps its backend."`
+	Root        string         `option:"root" env:"STRATA_ROOT" default:"/var/lib/strata" change:"place" help:"The store's directory, as the host sees it; of a plugin directly in its data.source."`
 	Sync        store.SyncMode `option:"sync" env:"STRATA_SYNC" default:"layer" values:"layer,none" change:"live" help:"What a power cut can cost: with layer nothing that was acknowledged, with none the last half minute."`
 	ExactDiffs  string         `option:"exact-diffs" env:"STRATA_EXACT_DIFFS" default:"auto" values:"auto,true,false" change:"fixed" help:"Whether an applied layer is given back byte for byte, so that dockerd need not keep its own record. auto is true for a new store."`
 	Stores      []string       `option:"stores" env:"STRATA_STORES" help:"Directories of further stores whose layers are used but never modified, separated by commas."`
@@ -57,8 +61,8 @@ type Change string
 const (
 	// Live settings change at once: strata options KEY=VALUE.
 	Live Change = "live"
-	// Restart settings are recorded by strata options KEY=VALUE and take effect when dockerd, and
-	// with it the plugin, is restarted.
+	// Restart settings are recorded by strata options KEY=VALUE and take effect when the process is started
+	// again: a plugin with dockerd, a service by itself.
 	Restart Change = "restart"
 	// Fixed settings are decided when a store is made and never change.
 	Fixed Change = "fixed"
@@ -73,20 +77,28 @@ func (c Change) Advice() string {
 	case Live:
 		return "at once: strata options KEY=VALUE"
 	case Restart:
-		return "strata options KEY=VALUE, then restart dockerd"
+		return "strata options KEY=VALUE, then restart dockerd, and with it the plugin, or the service (systemctl restart strata)"
 	case Fixed:
-		return "decided when the store is made"
+		return "decided when the store is made, or opened while it holds no layers"
 	case Place:
-		return "docker plugin disable; docker plugin set; docker plugin enable"
+		return "of a plugin: docker plugin disable --force NAME; docker plugin set NAME VARIABLE=VALUE; docker plugin enable NAME. " +
+			"Of a service: a flag, or Environment= of its unit; systemctl restart strata. Containers go on; for another root, stop them before and restart dockerd after"
 	}
 	return ""
 }
 
 // Backend is what the settings need to know about a backend.
 type Backend struct {
-	Name    string     // prefix of its options
-	Summary string     // one line
-	Config  func() any // a pointer to a struct with the defaults and tags
+	Name    string // prefix of its options
+	Summary string // one line
+	// Config returns a pointer to a struct with the defaults and tags. It may be a [Checker].
+	Config func() any
+}
+
+// Checker is a Config of a backend that knows more about its values than their types say.
+type Checker interface {
+	// Check returns ErrInvalidArgument, and names the option, for values that the backend would refuse wherever the store lies.
+	Check() error
 }
 
 // Option describes one setting.

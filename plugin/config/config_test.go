@@ -21,6 +21,14 @@ type fakeConfig struct {
 	Workers  int      `option:"workers" help:"How many writers."`
 }
 
+// Check implements Checker.
+func (c *fakeConfig) Check() error {
+	if c.Workers < 0 {
+		return fmt.Errorf("thick.workers %d: want at least 0: %w", c.Workers, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
 // table has two backends; that of the tests' default is called thick.
 func table() *Table {
 	return NewTable(
@@ -89,9 +97,10 @@ func TestWrongOptionsAreErrors(t *testing.T) {
 		{"unknown backend", []Source{source(SourceEnv, "backend=zip")}, []string{`"zip"`, "thick, thin"}},
 		{"bad value", []Source{source(SourceFile, "sync=sometimes")}, []string{"sync", "sometimes", "layer, none"}},
 		{"bad number", []Source{source(SourceFile, "thick.workers=many")}, []string{"thick.workers", "many", "whole number"}},
+		{"refused by the backend", []Source{source(SourceFile, "thick.workers=-1")}, []string{"thick.workers -1: want at least 0"}},
 		{"bad boolean", []Source{source(SourceFile, "thick.quota=maybe")}, []string{"thick.quota", "maybe"}},
 		{"twice", []Source{source(SourceStorageOpt, "sync=none", "strata.sync=layer")}, []string{"contradicts", `"none"`, `"layer"`}},
-		{"other backend", []Source{source(SourceEnv, "thin.level=low")}, []string{"thin.level", "the backend is thick"}},
+		{"other backend", []Source{source(SourceEnv, "thin.level=low")}, []string{"thin.level", "belongs to backend thin, and the backend in use is thick"}},
 		{"root by storage-opt", []Source{source(SourceStorageOpt, "root=/x")}, []string{"root", "docker plugin set"}},
 		{"root in the file", []Source{source(SourceFile, "root=/x")}, []string{"root", "docker plugin set"}},
 		{"relative root", []Source{source(SourceEnv, "root=here")}, []string{`"here"`, "absolute"}},
@@ -107,6 +116,13 @@ func TestWrongOptionsAreErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSize: dockerd's own drivers have a default size, Strata has not.
+func TestSize(t *testing.T) {
+	_, err := FromStorageOpts([]string{"sync=none", "size=5G"})
+	assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
+	assert.ErrorContains(t, err, "docker run --storage-opt size=5G")
 }
 
 func TestTheSameTwiceIsNoContradiction(t *testing.T) {
@@ -229,7 +245,7 @@ func TestPluginEnv(t *testing.T) {
 
 func TestEveryCoreSettingHasAVariable(t *testing.T) {
 	for _, v := range PluginEnv() {
-		assert.Assert(t, strings.HasPrefix(v.Name, "STRATA_"), "%+v", v)
+		assert.Assert(t, strings.HasPrefix(v.Name, "STRATA_") || v.Name == EnvMemory, "%+v", v)
 		assert.Assert(t, v.Description != "")
 	}
 }

@@ -9,9 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"strata/backend/regular"
 )
 
 // FileName is the config file's name in the store's directory.
@@ -24,20 +28,12 @@ const maxFile = 1 << 20
 // booleans or lists of strings as values. A missing or empty file is an empty source.
 func FromFile(path string) (Source, error) {
 	src := Source{Name: SourceFile}
-	f, err := os.Open(path)
+	data, err := regular.Read(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return src, nil
 	}
 	if err != nil {
-		return src, fmt.Errorf("read config file: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return src, fmt.Errorf("read config file: %w", err)
-	}
-	if len(data) > maxFile {
-		return src, fmt.Errorf("config file %s is larger than %d bytes: %w", path, maxFile, errdefs.ErrInvalidArgument)
+		return src, fmt.Errorf("config file: %w", err)
 	}
 	src.Assignments, err = parseObject(data, path)
 	if err != nil {
@@ -158,11 +154,11 @@ func syncDir(path string) error {
 
 // Set returns list with a's key assigned anew. Keys are compared without the prefix "strata.".
 func (t *Table) Set(list []Assignment, a Assignment) []Assignment {
-	var kept []Assignment
-	for _, b := range list {
-		if o, err := t.Lookup(b.Key); err != nil || o.Key != a.Key {
-			kept = append(kept, b)
-		}
-	}
-	return append(kept, a)
+	return append(t.Unset(list, a.Key), a)
+}
+
+// Unset returns list without a key, which need not be one of the table's. Keys are compared without the prefix "strata.".
+func (t *Table) Unset(list []Assignment, key string) []Assignment {
+	bare := func(key string) string { return strings.TrimPrefix(key, "strata.") }
+	return slices.DeleteFunc(slices.Clone(list), func(a Assignment) bool { return bare(a.Key) == bare(key) })
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Markdown writes all settings as the table that stands in the README.
+// Markdown writes all settings as the table that stands in docs/options.md.
 func (t *Table) Markdown(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("| option | variable | default | values | what it does | changes |\n")

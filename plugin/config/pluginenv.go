@@ -21,13 +21,20 @@ const (
 	EnvRun = "STRATA_RUN"
 )
 
+// EnvMemory is the variable of Go's runtime for how much memory its garbage collector tries to keep to (runtime/debug.SetMemoryLimit).
+// Docker has no limit for the memory of plugins.
+const EnvMemory = "GOMEMLIMIT"
+
+// EnvSnapshotter is the variable of the option snapshotter-socket.
+const EnvSnapshotter = "STRATA_SNAPSHOTTER_SOCKET"
+
 // isFact says whether a variable is not a setting. Those of failpoints belong to test programs.
 func isFact(name string) bool {
 	return slices.Contains([]string{EnvPropagatedMount, EnvData, EnvRun, "STRATA_FAILPOINT", "STRATA_FAILPOINT_TRACE"}, name)
 }
 
 // PluginEnv is the env list of the plugin's config.json: every setting of Core that has a variable,
-// the variable for all others, and the facts.
+// the variable for all others, Go's for memory, and the facts.
 func PluginEnv() []EnvVar {
 	var list []EnvVar
 	core := Core{}
@@ -36,8 +43,9 @@ func PluginEnv() []EnvVar {
 	}
 	return append(list,
 		EnvVar{Name: EnvOptions, Description: "Any further options: KEY=VALUE, separated by blanks.", Settable: []string{"value"}},
+		EnvVar{Name: EnvMemory, Description: "How much memory to keep to where that is possible, such as 512MiB. It is no limit.", Settable: []string{"value"}},
 		EnvVar{Name: EnvPropagatedMount, Description: "The propagatedmount of this file.", Value: "/propagated"},
-		EnvVar{Name: EnvData, Description: "The destination of the mount called data.", Value: "/data"},
+		EnvVar{Name: EnvData, Description: "The destination of the mount called data.", Value: "/hostdata"},
 		EnvVar{Name: EnvRun, Description: "The destination of the mount called run.", Value: "/hostrun"},
 	)
 }

@@ -14,7 +14,14 @@ import (
 type Setting struct {
 	Option
 	Value  string `json:"value"`
-	Source string `json:"source"` // where the value came from: the name of a Source, or "default"
+	Source string `json:"source"`         // where the value came from: the name of a Source, or "default"
+	Next   *Next  `json:"next,omitempty"` // nil if the next start changes nothing
+}
+
+// Next is what a setting will be when the process is started again.
+type Next struct {
+	Value  string `json:"value"`
+	Source string `json:"source"` // as of Setting
 }
 
 // Settings are the values in force.
@@ -27,6 +34,19 @@ type Settings struct {
 
 // List tells for each setting of Core and of the chosen backend its value and where it came from.
 func (s *Settings) List() []Setting { return slices.Clone(s.list) }
+
+// Before is List, and tells of each setting what later, the settings of the next start, will make of it.
+func (s *Settings) Before(later *Settings) []Setting {
+	list := s.List()
+	for i, is := range list {
+		for _, will := range later.list {
+			if will.Key == is.Key && will.Value != is.Value {
+				list[i].Next = &Next{Value: will.Value, Source: will.Source}
+			}
+		}
+	}
+	return list
+}
 
 // ExactDiffsWanted says whether a new store shall keep exact diffs, and whether the user asked for
 // that explicitly, one way or the other.
@@ -59,7 +79,13 @@ func (t *Table) Resolve(sources ...Source) (*Settings, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return s, s.checkPaths()
+	if err := s.checkPaths(); err != nil {
+		return nil, err
+	}
+	if c, ok := s.BackendConfig.(Checker); ok {
+		return s, c.Check()
+	}
+	return s, nil
 }
 
 // pick is the assignment that won, and the name of its source.
@@ -120,7 +146,7 @@ func (t *Table) apply(s *Settings, chosen map[string]pick) []error {
 		p, set := chosen[o.Key]
 		if o.Backend != "" && o.Backend != s.Backend {
 			if set {
-				errs = append(errs, fmt.Errorf("option %s of %s: the backend is %s: %w", o.Key, p.Origin, s.Backend, errdefs.ErrInvalidArgument))
+				errs = append(errs, fmt.Errorf("option %s of %s belongs to backend %s, and the backend in use is %s: %w", o.Key, p.Origin, o.Backend, s.Backend, errdefs.ErrInvalidArgument))
 			}
 			continue
 		}

@@ -85,6 +85,12 @@ func FromFlags(pairs []string) (Source, error) {
 // FromStorageOpts takes the strings that dockerd was given as --storage-opt.
 func FromStorageOpts(opts []string) (Source, error) {
 	list, err := parsePairs(opts, "--storage-opt")
+	for _, a := range list {
+		if a.Key == "size" { // which dockerd's own drivers have
+			return Source{}, fmt.Errorf("--storage-opt size=%s of dockerd: there is no default size limit; limit a container by docker run --storage-opt size=%s: %w",
+				a.Value, a.Value, errdefs.ErrInvalidArgument)
+		}
+	}
 	return Source{Name: SourceStorageOpt, Assignments: list}, err
 }
 

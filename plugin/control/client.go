@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"iter"
 	"net"
 	"net/http"
 	"net/url"
@@ -61,10 +63,13 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	resp, err := c.http.Do(r)
 	if err != nil {
 		var u *url.Error
-		if errors.As(err, &u) && ctx.Err() == nil {
-			return nil, fmt.Errorf("ask plugin: %w: %w", u.Err, errdefs.ErrUnavailable)
+		switch {
+		case !errors.As(err, &u) || ctx.Err() != nil:
+			return nil, err
+		case errors.Is(err, fs.ErrPermission):
+			return nil, fmt.Errorf("ask plugin: %w, which only root has: %w", u.Err, errdefs.ErrPermissionDenied)
 		}
-		return nil, err
+		return nil, fmt.Errorf("ask plugin: %w: %w", u.Err, errdefs.ErrUnavailable)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil
@@ -158,6 +163,11 @@ func (c *Client) Usage(ctx context.Context, name string) (backend.Usage, error) 
 	return call[backend.Usage](ctx, c, http.MethodGet, layerPath(name, "/usage"), nil)
 }
 
+// Leaving lists removed layers whose data is still there.
+func (c *Client) Leaving(ctx context.Context) ([]store.Leaving, error) {
+	return call[[]store.Leaving](ctx, c, http.MethodGet, "leaving", nil)
+}
+
 // Path tells where a layer is mounted.
 func (c *Client) Path(ctx context.Context, name string) (LayerPath, error) {
 	return call[LayerPath](ctx, c, http.MethodGet, layerPath(name, "/path"), nil)
@@ -179,17 +189,45 @@ func (c *Client) EachUsage(ctx context.Context, f func(LayerUsage) error) error 
 }
 
 // Changes lists the difference between a layer and parent, which may be "" for the empty tree.
-func (c *Client) Changes(ctx context.Context, name, parent string) ([]backend.Change, error) {
-	list, err := call[[]PathChange](ctx, c, http.MethodGet, layerPath(name, "/changes?parent="+url.QueryEscape(parent)), nil)
-	changes := make([]backend.Change, 0, len(list))
-	for _, x := range list {
-		for _, k := range []backend.ChangeKind{backend.Modified, backend.Added, backend.Deleted} {
-			if kindName(k) == x.Kind {
-				changes = append(changes, backend.Change{Path: x.Path, Kind: k})
+func (c *Client) Changes(ctx context.Context, name, parent string) iter.Seq2[backend.Change, error] {
+	return func(yield func(backend.Change, error) bool) {
+		resp, err := c.do(ctx, http.MethodGet, layerPath(name, "/changes?parent="+url.QueryEscape(parent)), nil)
+		if err != nil {
+			yield(backend.Change{}, err)
+			return
+		}
+		defer resp.Body.Close()
+		for x, err := range elements[PathChange](resp.Body) {
+			change := backend.Change{Path: x.Path}
+			if err == nil {
+				change.Kind, err = kindNamed(x.Kind)
+			}
+			if !yield(change, err) || err != nil {
+				return
 			}
 		}
 	}
-	return changes, err
+}
+
+// elements decodes a JSON array element by element. An error is the last one.
+func elements[T any](r io.Reader) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		d := json.NewDecoder(r)
+		_, err := d.Token() // the bracket
+		for err == nil && d.More() {
+			var e T
+			if err = d.Decode(&e); err == nil && !yield(e, nil) {
+				return
+			}
+		}
+		if err == nil {
+			_, err = d.Token()
+		}
+		if err != nil {
+			var none T
+			yield(none, fmt.Errorf("read answer: %w", err))
+		}
+	}
 }
 
 // Diff writes the difference between a layer and parent as a layer tar.
@@ -220,18 +258,23 @@ func (c *Client) Check(ctx context.Context, o store.CheckOptions) ([]store.Findi
 	return list, err
 }
 
+// members lists a set, nil for none.
+func members(set map[string]bool) *[]string {
+	if set == nil {
+		return nil
+	}
+	list := make([]string, 0, len(set))
+	for member, in := range set {
+		if in {
+			list = append(list, member)
+		}
+	}
+	return &list
+}
+
 // GC lists orphans and, if told to, removes them.
 func (c *Client) GC(ctx context.Context, o store.GCOptions) ([]store.Orphan, error) {
-	q := GCRequest{Yes: o.Yes}
-	if o.Known != nil {
-		names := make([]string, 0, len(o.Known))
-		for name, known := range o.Known {
-			if known {
-				names = append(names, name)
-			}
-		}
-		q.Known = &names
-	}
+	q := GCRequest{Yes: o.Yes, Known: members(o.Known), Listed: members(o.Listed)}
 	var list []store.Orphan
 	err := c.follow(ctx, http.MethodPost, "gc", q, func(e event) error {
 		if e.Orphan != nil {

@@ -9,7 +9,8 @@
 //	GET  layers                          list of store.Info
 //	GET  tree                            list of Node
 //	GET  stores                          list of roots of additional read-only stores
-//	GET  usage                           events: usage
+//	GET  usage                           events: usage, of removed layers, too, as long as their data is there
+//	GET  leaving                         list of store.Leaving
 //	GET  options                         list of config.Setting
 //	POST options        {KEY: VALUE}     list of Change
 //	POST check          CheckRequest     events: progress, finding
@@ -32,6 +33,7 @@ package control
 import (
 	"context"
 	"io"
+	"iter"
 
 	"strata/backend"
 	"strata/backend/store"
@@ -40,8 +42,8 @@ import (
 
 const (
 	prefix = "/strata/v1/"
-	// maxBody bounds a request body, bytes. The largest is GCRequest: 80 bytes a name make room
-	// for 400,000 layers.
+	// maxBody bounds the body of a request that is answered with events, bytes, as plugin.MaxJSON bounds others. The largest is
+	// GCRequest: 80 bytes a name make room for 400,000 layers.
 	maxBody = 32 << 20
 )
 
@@ -51,7 +53,8 @@ type Reader interface {
 	List(ctx context.Context) ([]store.Info, error)
 	Stat(ctx context.Context, name string) (store.Info, error)
 	Usage(ctx context.Context, name string) (backend.Usage, error)
-	Changes(ctx context.Context, name, parent string) ([]backend.Change, error)
+	Leaving(ctx context.Context) ([]store.Leaving, error)
+	Changes(ctx context.Context, name, parent string) iter.Seq2[backend.Change, error]
 	Diff(ctx context.Context, name, parent string, w io.Writer) error
 }
 
@@ -72,7 +75,7 @@ type Store interface {
 
 // Settings are the options of the running process. Safe for concurrent use.
 type Settings interface {
-	// Options lists every setting that is in force.
+	// Options lists every setting that is in force, and what is recorded for the next start.
 	Options(ctx context.Context) ([]config.Setting, error)
 	// SetOptions changes settings, all or, on an error, none.
 	SetOptions(ctx context.Context, values map[string]string) ([]Change, error)
@@ -80,11 +83,19 @@ type Settings interface {
 
 // Change tells what became of a changed setting.
 type Change struct {
-	Key   string `json:"key"`
-	Value string `json:"value"`
-	Live  bool   `json:"live"`           // in force now; else from the next start on
-	Note  string `json:"note,omitempty"` // what else the user should know
+	Key     string `json:"key"`
+	Value   string `json:"value"`             // for a setting that was unset, what it is then
+	Unset   string `json:"unset,omitempty"`   // where Value comes from, of a setting that was unset
+	Live    bool   `json:"live"`              // in force now; else from the next start on
+	Restart string `json:"restart,omitempty"` // what must be started again to put it in force, RestartDocker or RestartService; "" if Live or if nothing runs
+	Winner  string `json:"winner,omitempty"`  // what outranks the config file at the next start: SOURCE has KEY=VALUE
 }
+
+// Values of Change.Restart.
+const (
+	RestartDocker  = "dockerd" // a managed plugin is started with it
+	RestartService = "strata"  // strata serve, as a service or otherwise
+)
 
 // Version tells which program answers.
 type Version struct {
@@ -108,9 +119,11 @@ type Info struct {
 
 // LayerUsage is what one layer itself occupies.
 type LayerUsage struct {
-	Name   string `json:"name"`
-	Size   int64  `json:"size"` // bytes on disk
-	Inodes int64  `json:"inodes"`
+	Name    string `json:"name"`
+	Size    int64  `json:"size"` // bytes on disk
+	Inodes  int64  `json:"inodes"`
+	Removed string `json:"removed,omitempty"` // of a layer that was removed, why its data is there
+	Damaged string `json:"damaged,omitempty"` // why the layer could not be measured; then Size and Inodes are 0
 }
 
 // LayerPath tells where a layer is mounted, or would be.
@@ -136,8 +149,9 @@ type CheckRequest struct {
 // GCRequest says what to compare the store with. A missing list and an empty one differ: without one only
 // what the store itself can tell to be an orphan is listed.
 type GCRequest struct {
-	Known *[]string `json:"known,omitempty"`
-	Yes   bool      `json:"yes"`
+	Known  *[]string `json:"known,omitempty"`
+	Listed *[]string `json:"listed,omitempty"` // IDs of the layers that may be removed, nil for all
+	Yes    bool      `json:"yes"`
 }
 
 // AdoptRequest says whether to take in what is found, or only to list it.

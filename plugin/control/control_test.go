@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +21,9 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+	"strata/backend/backendtest"
 	"strata/backend/store"
+	"strata/plugin"
 	"strata/plugin/config"
 	"strata/plugin/control"
 	"strata/plugin/control/controltest"
@@ -49,13 +53,20 @@ func serve(t *testing.T, open func(context.Context) (control.Store, error)) (*co
 	assert.NilError(t, err)
 	v := control.Version{Version: "1.2.3", Revision: "abc", Go: "go1"}
 	metrics := control.NewMetrics(v, open)
-	metrics.ObserveCall("Diff", 20*time.Millisecond, 0, 4096, nil)
-	metrics.ObserveCall("ApplyDiff", time.Second, 512, 0, fmt.Errorf("x: %w", errdefs.ErrNotFound))
-	metrics.ObserveCall("Get", time.Second, 0, 0, errors.New("unclassified"))
+	for _, c := range []plugin.Call{
+		{Op: "Diff", Took: 20 * time.Millisecond, Out: 4096},
+		{Op: "ApplyDiff", Took: time.Second, In: 512, Err: fmt.Errorf("x: %w", errdefs.ErrNotFound)},
+		{Op: "Get", Took: time.Second, Err: errors.New("unclassified")},
+	} {
+		c.Protocol = plugin.ProtocolGraphDriver
+		metrics.ObserveCall(c)
+	}
 	srv := httptest.NewUnstartedServer(control.New(control.Options{
 		Store: open, Settings: &settings{"layer"}, Metrics: metrics, Version: v,
-		Place:    func() control.Place { return control.Place{HostRoot: "/host/store", Warnings: []string{"beware"}} },
-		HostPath: func(dir string) string { return "/host" + dir },
+		Place: func(context.Context) control.Place {
+			return control.Place{HostRoot: "/host/store", Warnings: []string{"beware"}}
+		},
+		HostText: plugin.Renamer(map[string]string{"/store": "/host/store"}),
 	}))
 	srv.Listener = l
 	srv.Start()
@@ -86,6 +97,7 @@ func TestReading(t *testing.T) {
 	assert.NilError(t, err)
 	info, err := c.Describe(ctx)
 	assert.NilError(t, err)
+	want.Root, want.MountDir = "/host/store", "/host/store/mnt"
 	assert.DeepEqual(t, info.StoreInfo, want)
 	assert.DeepEqual(t, info.Place, control.Place{HostRoot: "/host/store", Warnings: []string{"beware"}})
 	plain, err := c.Info(ctx)
@@ -94,6 +106,8 @@ func TestReading(t *testing.T) {
 
 	list, err := c.List(ctx)
 	assert.NilError(t, err)
+	assert.Equal(t, list[2].MountDir, "/host"+f.Layers[2].MountDir)
+	list[2].MountDir = f.Layers[2].MountDir
 	assert.DeepEqual(t, list, f.Layers)
 	one, err := c.Stat(ctx, b)
 	assert.NilError(t, err)
@@ -108,9 +122,9 @@ func TestReading(t *testing.T) {
 	assert.NilError(t, err)
 	assert.DeepEqual(t, p, control.LayerPath{ID: "idc", MountDir: "/host/store/mnt/idc", Mounted: true})
 
-	changes, err := c.Changes(ctx, b, a)
+	changes, err := backendtest.Collect(c.Changes(ctx, b, a))
 	assert.NilError(t, err)
-	direct, err := f.Changes(ctx, b, a)
+	direct, err := backendtest.Collect(f.Changes(ctx, b, a))
 	assert.NilError(t, err)
 	assert.DeepEqual(t, changes, direct)
 }
@@ -121,14 +135,53 @@ func TestUsageOfAllLayers(t *testing.T) {
 	f.Layers[1].State = store.StateRemoving
 	var names []string
 	err := fake(t, f).EachUsage(t.Context(), func(u control.LayerUsage) error {
-		names = append(names, u.Name[:1])
+		names = append(names, strings.TrimSpace(u.Name[:1]+" "+u.Removed))
 		return nil
 	})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, names, []string{"c", "c", "0"}) // not that of another store, nor that being removed
+	assert.DeepEqual(t, names, []string{ // not that of another store
+		"c", "c", "0", "7 being deleted", "8 kept until its children are gone",
+	})
 	stop := errors.New("enough")
 	err = fake(t, f).EachUsage(t.Context(), func(control.LayerUsage) error { return stop })
 	assert.ErrorIs(t, err, stop)
+}
+
+// whileAt is a store in which something happens to layers between List and Usage.
+type whileAt struct {
+	control.Reader
+	meanwhile map[string]error
+}
+
+func (w whileAt) Usage(ctx context.Context, name string) (backend.Usage, error) {
+	if err := w.meanwhile[name]; err != nil {
+		return backend.Usage{}, err
+	}
+	return w.Reader.Usage(ctx, name)
+}
+
+// TestUsageWhileLayersComeAndGo: a layer that cannot be measured just now is left out, and a damaged one named as such, whatever stands
+// behind it in the list.
+func TestUsageWhileLayersComeAndGo(t *testing.T) {
+	f := controltest.New()
+	f.Layers[3].Link, f.Layers[4].Link = true, true
+	var names []string
+	note := func(u control.LayerUsage) error {
+		names = append(names, strings.TrimSpace(u.Name[:1]+" "+u.Damaged))
+		return nil
+	}
+	w := whileAt{f, map[string]error{
+		controltest.Hex('a'): fmt.Errorf("it is applying: %w", errdefs.ErrFailedPrecondition),
+		controltest.Hex('b'): fmt.Errorf("it was removed: %w", errdefs.ErrAborted),
+		controltest.Hex('c'): fmt.Errorf("layer: %w", errdefs.ErrNotFound),
+	}}
+	assert.NilError(t, control.EachUsage(t.Context(), w, note))
+	assert.DeepEqual(t, names, []string{"c", "0", "7", "8"})
+	names, w.meanwhile[controltest.Hex('b')] = nil, errdefs.ErrDataLoss
+	assert.NilError(t, control.EachUsage(t.Context(), w, note))
+	assert.DeepEqual(t, names, []string{"b data loss", "c", "0", "7", "8"})
+	w.meanwhile[controltest.Hex('b')] = errdefs.ErrInternal
+	assert.ErrorIs(t, control.EachUsage(t.Context(), w, note), errdefs.ErrInternal)
 }
 
 func TestDiff(t *testing.T) {
@@ -273,6 +326,27 @@ func TestOptions(t *testing.T) {
 	assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
 }
 
+// TestErrorsNameTheHostsPaths: whatever the plugin says about paths, a user can follow it.
+func TestErrorsNameTheHostsPaths(t *testing.T) {
+	f := controltest.New()
+	c := fake(t, f)
+	f.Find(store.Finding{Kind: store.FindingBackend, Detail: "/store/x is odd"})
+	found, err := c.Check(t.Context(), store.CheckOptions{})
+	assert.NilError(t, err)
+	assert.Equal(t, found[0].Detail, "/host/store/x is odd")
+	broken := errors.New("open /store/x: no")
+	for _, method := range []string{"List", "Check", "Diff"} { // one of each kind of answer
+		f.Fail(method, broken)
+	}
+	f.Tar = nil
+	_, err = c.List(t.Context())
+	assert.Error(t, err, "open /host/store/x: no")
+	_, err = c.Check(t.Context(), store.CheckOptions{})
+	assert.Error(t, err, "open /host/store/x: no")
+	err = c.Diff(t.Context(), controltest.Hex('b'), "", io.Discard)
+	assert.Error(t, err, "open /host/store/x: no")
+}
+
 // TestClassesSurvive sends an error of each class through a server and looks at it in the client.
 func TestClassesSurvive(t *testing.T) {
 	for _, class := range []error{
@@ -284,7 +358,7 @@ func TestClassesSurvive(t *testing.T) {
 			f.Fail("Clone", fmt.Errorf("layer z: %w", class))
 			err := fake(t, f).Clone(t.Context(), "y", "z", store.CreateOptions{})
 			assert.ErrorIs(t, err, class)
-			assert.Error(t, err, "layer z: "+class.Error())
+			assert.Error(t, err, plugin.Plain("layer z: "+class.Error()))
 		})
 	}
 	f := controltest.New()
@@ -308,7 +382,7 @@ func TestBeforeInit(t *testing.T) {
 		"check":  func() error { _, err := c.Check(t.Context(), store.CheckOptions{}); return err },
 		"gc":     func() error { _, err := c.GC(t.Context(), store.GCOptions{}); return err },
 		"diff":   func() error { return c.Diff(t.Context(), "x", "", io.Discard) },
-		"change": func() error { _, err := c.Changes(t.Context(), "x", ""); return err },
+		"change": func() error { _, err := backendtest.Collect(c.Changes(t.Context(), "x", "")); return err },
 		"clone":  func() error { return c.Clone(t.Context(), "x", "y", store.CreateOptions{}) },
 		"idmap":  func() error { return c.SetIDMap(t.Context(), "x", nil) },
 	}
@@ -391,6 +465,9 @@ func TestBadRequests(t *testing.T) {
 		{"not JSON", "POST", "/strata/v1/gc", "yes please", 400, "invalid-argument"},
 		{"unknown member", "POST", "/strata/v1/gc", `{"sure":true}`, 400, "invalid-argument"},
 		{"too large", "POST", "/strata/v1/gc", `{"known":["` + strings.Repeat("a", 33<<20), 400, "invalid-argument"},
+		{"too large for settings", "POST", "/strata/v1/options", `{"` + strings.Repeat("a", 2<<20), 400, "invalid-argument"},
+		{"too large after all", "POST", "/strata/v1/layers/zz/idmap", `{}` + strings.Repeat(" ", 2<<20), 400, "invalid-argument"},
+		{"two values", "POST", "/strata/v1/gc", `{"known":[]}{"yes":true}`, 400, "invalid-argument"},
 		{"unknown layer", "GET", "/strata/v1/layers/zz", "", 404, "not-found"},
 		{"unknown layer's diff", "GET", "/strata/v1/layers/zz/diff", "", 404, "not-found"},
 		{"a name with a slash", "GET", "/strata/v1/layers/..%2Fx", "", 404, "not-found"},
@@ -421,14 +498,14 @@ func TestMetrics(t *testing.T) {
 	resp, body := get(t, socket, "/metrics")
 	assert.Equal(t, resp.StatusCode, http.StatusOK)
 	for _, line := range []string{
-		`strata_calls_total{op="Diff"} 1`,
-		`strata_calls_total{op="ApplyDiff"} 1`,
-		`strata_errors_total{class="not-found",op="ApplyDiff"} 1`,
-		`strata_errors_total{class="other",op="Get"} 1`,
-		`strata_call_duration_seconds_count{op="Diff"} 1`,
-		`strata_call_duration_seconds_bucket{op="Diff",le="0.032"} 1`,
-		`strata_bytes_total{direction="in",op="ApplyDiff"} 512`,
-		`strata_bytes_total{direction="out",op="Diff"} 4096`,
+		`strata_calls_total{op="Diff",protocol="graphdriver"} 1`,
+		`strata_calls_total{op="ApplyDiff",protocol="graphdriver"} 1`,
+		`strata_errors_total{class="not-found",op="ApplyDiff",protocol="graphdriver"} 1`,
+		`strata_errors_total{class="other",op="Get",protocol="graphdriver"} 1`,
+		`strata_call_duration_seconds_count{op="Diff",protocol="graphdriver"} 1`,
+		`strata_call_duration_seconds_bucket{op="Diff",protocol="graphdriver",le="0.032"} 1`,
+		`strata_bytes_total{direction="in",op="ApplyDiff",protocol="graphdriver"} 512`,
+		`strata_bytes_total{direction="out",op="Diff",protocol="graphdriver"} 4096`,
 		`strata_layers{state="ready"} 5`,
 		`strata_layers{state="removing"} 2`,
 		`strata_layers{state="applying"} 0`,
@@ -440,7 +517,7 @@ func TestMetrics(t *testing.T) {
 	} {
 		assert.Assert(t, strings.Contains(body, line+"\n"), "%s is missing in:\n%s", line, body)
 	}
-	assert.Assert(t, !strings.Contains(body, `strata_errors_total{class="other",op="Diff"}`))
+	assert.Assert(t, !strings.Contains(body, `strata_errors_total{class="other",op="Diff",protocol="graphdriver"}`))
 }
 
 func TestMetricsOfAStoreThatFails(t *testing.T) {
@@ -466,4 +543,46 @@ func TestTree(t *testing.T) {
 		return "(" + strings.Join(parts, " ") + ")"
 	}
 	assert.Equal(t, draw(control.Tree(list)), "(a(b c(d)) lost self)")
+}
+
+// TestChangesComeAsTheyAreFound: a list of any length is on its way before its end is known, and is never in memory as a whole.
+func TestChangesComeAsTheyAreFound(t *testing.T) {
+	f, ended := controltest.New(), make(chan struct{})
+	f.OnChanges = func(ctx context.Context) iter.Seq2[backend.Change, error] {
+		return func(yield func(backend.Change, error) bool) {
+			defer close(ended)
+			for ctx.Err() == nil { // without an end of its own
+				if !yield(backend.Change{Path: "/" + strings.Repeat("d", 1000), Kind: backend.Added}, nil) {
+					return
+				}
+			}
+		}
+	}
+	got := 0
+	for _, err := range fake(t, f).Changes(t.Context(), "x", "") {
+		assert.NilError(t, err)
+		if got++; got == 10000 {
+			break
+		}
+	}
+	assert.Equal(t, got, 10000)
+	<-ended
+}
+
+// TestChangesThatBreakOff: a list that ends with an error is not taken for a whole one.
+func TestChangesThatBreakOff(t *testing.T) {
+	for name, n := range map[string]int{"before the first": 0, "within the buffer": 1, "late": 100000} {
+		t.Run(name, func(t *testing.T) {
+			f := controltest.New()
+			f.OnChanges = func(context.Context) iter.Seq2[backend.Change, error] {
+				return backendtest.Sequence(slices.Repeat([]backend.Change{{Path: "/x"}}, n), fmt.Errorf("rotten: %w", errdefs.ErrDataLoss))
+			}
+			_, err := backendtest.Collect(fake(t, f).Changes(t.Context(), "x", ""))
+			if n < 2 {
+				assert.Assert(t, errdefs.IsDataLoss(err), "%v", err)
+				return
+			}
+			assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		})
+	}
 }

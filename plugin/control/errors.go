@@ -1,10 +1,9 @@
 package control
 
 import (
-	"errors"
 	"net/http"
 
-	"github.com/containerd/errdefs"
+	"strata/plugin"
 )
 
 // Error is a failure as it goes over the wire. Its class survives the journey: errdefs.IsNotFound
@@ -18,43 +17,45 @@ type Error struct {
 func (e *Error) Error() string { return e.Text }
 
 // Unwrap returns the class as an error of github.com/containerd/errdefs.
-func (e *Error) Unwrap() error {
-	for _, c := range classes() {
-		if c.name == e.Class {
-			return c.err
-		}
+func (e *Error) Unwrap() error { return plugin.ClassNamed(e.Class) }
+
+// statusOf returns the HTTP status for a class of errors.
+func statusOf(class string) int {
+	switch class {
+	case "invalid-argument":
+		return http.StatusBadRequest
+	case "permission-denied":
+		return http.StatusForbidden
+	case "not-found":
+		return http.StatusNotFound
+	case "already-exists", "conflict":
+		return http.StatusConflict
+	case "failed-precondition":
+		return http.StatusPreconditionFailed
+	case "not-implemented":
+		return http.StatusNotImplemented
+	case "unavailable":
+		return http.StatusServiceUnavailable
+	case "resource-exhausted":
+		return http.StatusInsufficientStorage
 	}
-	return nil
+	return http.StatusInternalServerError
 }
 
-type class struct {
-	name   string
-	status int
-	err    error
+// NewError gives an error its wire form, with a text for people.
+func NewError(err error) *Error {
+	e, _ := classified(err)
+	return e
 }
 
-func classes() []class {
-	return []class{
-		{"invalid-argument", http.StatusBadRequest, errdefs.ErrInvalidArgument},
-		{"not-found", http.StatusNotFound, errdefs.ErrNotFound},
-		{"already-exists", http.StatusConflict, errdefs.ErrAlreadyExists},
-		{"failed-precondition", http.StatusPreconditionFailed, errdefs.ErrFailedPrecondition},
-		{"conflict", http.StatusConflict, errdefs.ErrConflict},
-		{"unavailable", http.StatusServiceUnavailable, errdefs.ErrUnavailable},
-		{"not-implemented", http.StatusNotImplemented, errdefs.ErrNotImplemented},
-		{"resource-exhausted", http.StatusInsufficientStorage, errdefs.ErrResourceExhausted},
-		{"permission-denied", http.StatusForbidden, errdefs.ErrPermissionDenied},
-		{"data-loss", http.StatusInternalServerError, errdefs.ErrDataLoss},
-		{"aborted", http.StatusInternalServerError, errdefs.ErrAborted},
-	}
+func classified(err error) (e *Error, status int) {
+	e = &Error{Text: plugin.Plain(err.Error()), Class: plugin.Class(err)}
+	return e, statusOf(e.Class)
 }
 
 // toWire gives an error its wire form and HTTP status.
-func toWire(err error) (*Error, int) {
-	for _, c := range classes() {
-		if errors.Is(err, c.err) {
-			return &Error{Text: err.Error(), Class: c.name}, c.status
-		}
-	}
-	return &Error{Text: err.Error()}, http.StatusInternalServerError
+func (s *server) toWire(err error) (*Error, int) {
+	e, status := classified(err)
+	e.Text = s.HostText(e.Text)
+	return e, status
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"strata/backend/store"
+	"strata/plugin"
 )
 
 // Metrics counts what the process does, for Prometheus, in a registry of its own. It is safe for
@@ -28,13 +30,13 @@ type Metrics struct {
 func NewMetrics(v Version, open func(ctx context.Context) (Store, error)) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		calls:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "strata_calls_total", Help: "Calls of the GraphDriver protocol."}, []string{"op"}),
-		errors:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "strata_errors_total", Help: "Calls that failed, by class of error."}, []string{"op", "class"}),
+		calls:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "strata_calls_total", Help: "Calls of clients, by protocol: graphdriver (Docker), snapshots and diff (containerd)."}, []string{"protocol", "op"}),
+		errors:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "strata_errors_total", Help: "Calls that failed, by class of error."}, []string{"protocol", "op", "class"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "strata_call_duration_seconds", Help: "How long calls took.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10), // half a millisecond to two minutes
-		}, []string{"op"}),
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "strata_bytes_total", Help: "Bytes of tar streams, in from and out to the client."}, []string{"op", "direction"}),
+		}, []string{"protocol", "op"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "strata_bytes_total", Help: "Bytes of layers, in from and out to the client: tars, and compressed ones out to containerd."}, []string{"protocol", "op", "direction"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "strata_build_info", Help: "Always 1; the labels say which program this is.",
@@ -46,25 +48,22 @@ func NewMetrics(v Version, open func(ctx context.Context) (Store, error)) *Metri
 	return m
 }
 
-// ObserveCall records one call: what it was, how long it took, how many bytes of tar came in and
-// went out, and how it ended.
-func (m *Metrics) ObserveCall(op string, d time.Duration, in, out int64, err error) {
-	m.calls.WithLabelValues(op).Inc()
-	m.seconds.WithLabelValues(op).Observe(d.Seconds())
-	if in > 0 {
-		m.bytes.WithLabelValues(op, "in").Add(float64(in))
+// ObserveCall counts a call.
+func (m *Metrics) ObserveCall(c plugin.Call) {
+	m.calls.WithLabelValues(c.Protocol, c.Op).Inc()
+	m.seconds.WithLabelValues(c.Protocol, c.Op).Observe(c.Took.Seconds())
+	if c.In > 0 {
+		m.bytes.WithLabelValues(c.Protocol, c.Op, "in").Add(float64(c.In))
 	}
-	if out > 0 {
-		m.bytes.WithLabelValues(op, "out").Add(float64(out))
+	if c.Out > 0 {
+		m.bytes.WithLabelValues(c.Protocol, c.Op, "out").Add(float64(c.Out))
 	}
-	if err != nil {
-		wire, _ := toWire(err) // there is no status line here
-		if wire.Class == "" {
-			wire.Class = "other"
-		}
-		m.errors.WithLabelValues(op, wire.Class).Inc()
+	if c.Err != nil {
+		m.errors.WithLabelValues(c.Protocol, c.Op, cmp.Or(plugin.Class(c.Err), "other")).Inc()
 	}
 }
+
+var _ plugin.Observer = (*Metrics)(nil)
 
 func (m *Metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
@@ -85,7 +84,7 @@ func newStoreCollector(open func(ctx context.Context) (Store, error)) *storeColl
 	}
 	return &storeCollector{
 		open:      open,
-		up:        desc("store_open", "1 if a store is open, 0 before dockerd's Init."),
+		up:        desc("store_open", "1 if a store is open, 0 before the first client has asked for it."),
 		info:      desc("store_info", "Always 1; the labels describe the store.", "root", "uuid", "backend", "sync", "exact_diffs", "format"),
 		layers:    desc("layers", "Layers by state.", "state"),
 		mounts:    desc("mounts", "Layers that are mounted."),

@@ -19,19 +19,19 @@ type stream struct {
 
 // events makes a handler of a function that reports by events. A failure before the first event gets
 // a status, a later one is an event.
-func events(f func(r *http.Request, out *stream) error) http.HandlerFunc {
+func events(s *server, f func(r *http.Request, out *stream) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		out := &stream{w: w}
 		err := f(r, out)
 		if err != nil && !out.started {
-			fail(w, r, err)
+			s.fail(w, r, err)
 			return
 		}
 		end := event{Done: true}
 		if err != nil {
 			log.G(r.Context()).WithField("op", r.URL.Path).WithError(err).Error("control call failed")
-			wire, _ := toWire(err) // the status line is long gone
+			wire, _ := s.toWire(err) // the status line is long gone
 			end = event{Error: wire}
 		}
 		if err := out.send(end); err != nil {

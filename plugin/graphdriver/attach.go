@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"path/filepath"
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"strata/backend"
 	"strata/backend/store"
@@ -40,6 +42,9 @@ func (i Init) check() error {
 	if !filepath.IsAbs(i.Home) {
 		return fmt.Errorf("init: home %q is not an absolute path: %w", i.Home, errdefs.ErrInvalidArgument)
 	}
+	if err := i.IDMap().Check(); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
 	if _, _, err := i.IDMap().Root(); err != nil {
 		return fmt.Errorf("init: no owner for the root directory of layers: %w", err)
 	}
@@ -64,7 +69,7 @@ type lifecycle interface {
 type content interface {
 	Apply(ctx context.Context, name string, r io.Reader) (int64, error)
 	Diff(ctx context.Context, name, parent string, w io.Writer) error
-	Changes(ctx context.Context, name, parent string) ([]backend.Change, error)
+	Changes(ctx context.Context, name, parent string) iter.Seq2[backend.Change, error]
 	DiffSize(ctx context.Context, name, parent string) (int64, error)
 }
 
@@ -72,6 +77,7 @@ type reports interface {
 	Stat(ctx context.Context, name string) (store.Info, error)
 	Describe(ctx context.Context, name string) ([]backend.Field, error)
 	Info(ctx context.Context) (store.StoreInfo, error)
+	Damaged() int
 	Close(ctx context.Context) error
 }
 
@@ -97,6 +103,9 @@ func (h *Handler) lock(ctx context.Context) (unlock func(), err error) {
 // init is GraphDriver.Init. It is what attaches a store, not what makes one: Docker calls it
 // whenever it starts, also while containers of an earlier daemon are running on our mounts.
 func (h *Handler) init(ctx context.Context, next Init) (reply, error) {
+	if err := h.o.Refuse(); err != nil {
+		return reply{}, err
+	}
 	if err := next.check(); err != nil {
 		return reply{}, err
 	}
@@ -113,8 +122,13 @@ func (h *Handler) init(ctx context.Context, next Init) (reply, error) {
 		a, err = h.reattach(ctx, a, next)
 	}
 	if err != nil {
+		h.failed.Store(&err)
 		return reply{}, err
 	}
+	if w := h.lostWarning(ctx, a); w != "" {
+		log.G(ctx).Warn(w)
+	}
+	h.failed.Store(nil)
 	h.current.Store(a)
 	return reply{}, saveInit(h.o.InitFile, h.o.Version, next)
 }
@@ -176,6 +190,9 @@ func (h *Handler) attached(ctx context.Context) (*attachment, error) {
 	if a := h.current.Load(); a != nil {
 		return a, nil
 	}
+	if err := h.o.Refuse(); err != nil {
+		return nil, err
+	}
 	unlock, err := h.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -188,9 +205,10 @@ func (h *Handler) attached(ctx context.Context) (*attachment, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && h.o.Alone:
 		i, err = Init{Home: "/"}, nil
+	case errors.Is(err, fs.ErrNotExist) && h.failed.Load() != nil:
+		return nil, fmt.Errorf("docker's last GraphDriver.Init failed: %w", *h.failed.Load())
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("not initialised: docker has not called GraphDriver.Init yet, and %s does not exist: %w",
-			h.o.InitFile, errdefs.ErrFailedPrecondition)
+		return nil, h.notInitialised()
 	}
 	if err != nil {
 		return nil, err
@@ -201,6 +219,13 @@ func (h *Handler) attached(ctx context.Context) (*attachment, error) {
 	}
 	h.current.Store(a)
 	return a, nil
+}
+
+// notInitialised says what to do where there is no Init to go by: a new plugin, or another root than the last.
+func (h *Handler) notInitialised() error {
+	return fmt.Errorf("not initialised: %s holds no store that a dockerd has used; start dockerd with --experimental --storage-driver PLUGIN, by the name in "+
+		"docker plugin ls, or, if one runs with it, mount the store's disk, set STRATA_ROOT back, or restart dockerd for a new store: %w",
+		h.o.HostText(filepath.Dir(h.o.InitFile)), errdefs.ErrFailedPrecondition)
 }
 
 // Close closes the store if it is open and lets nobody open it again. All requests must have ended.

@@ -2,6 +2,7 @@ package graphdriver
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -9,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
-	"strata/backend"
 	"strata/plugin"
 )
 
@@ -26,7 +26,6 @@ type reply struct {
 	Dir          string            `json:",omitempty"`
 	Exists       bool              `json:",omitempty"`
 	Status       [][2]string       `json:",omitempty"`
-	Changes      []backend.Change  `json:",omitempty"`
 	Size         int64             `json:",omitempty"`
 	Metadata     map[string]string `json:",omitempty"`
 	Capabilities *capability       `json:",omitempty"`
@@ -48,10 +47,18 @@ type call struct {
 
 // Write sends a part of a tar.
 func (c *call) Write(b []byte) (int, error) {
-	c.begun = true
-	n, err := c.w.Write(b)
+	n, err := body{c}.Write(b)
 	c.out += int64(n)
 	return n, err
+}
+
+// body is what a call answers with.
+type body struct{ c *call }
+
+// Write sends a part of the response.
+func (b body) Write(p []byte) (int, error) {
+	b.c.begun = true
+	return b.c.w.Write(p)
 }
 
 // Read receives a part of a tar.
@@ -118,10 +125,9 @@ func (h *Handler) serve(op string, do func(ctx context.Context, c *call) error) 
 		start := time.Now()
 		err := do(r.Context(), c)
 		took := time.Since(start)
-		if h.o.Observer != nil {
-			h.o.Observer.ObserveCall(op, took, c.in, c.out, err)
-		}
-		h.log(r.Context(), c, took, err)
+		plugin.Call{
+			Protocol: plugin.ProtocolGraphDriver, Op: op, Fields: h.fields(c), Took: took, In: c.in, Out: c.out, Err: err,
+		}.Report(r.Context(), h.o.Observer)
 		if err == nil {
 			return
 		}
@@ -133,24 +139,21 @@ func (h *Handler) serve(op string, do func(ctx context.Context, c *call) error) 
 			status = http.StatusBadRequest
 		}
 		clear(w.Header())
-		_ = plugin.WriteError(w, status, err) // the error is logged; who does not listen need not know it
+		told := errors.New(h.o.HostText(err.Error()))
+		_ = plugin.WriteError(w, status, told) // the error is logged; who does not listen need not know it
 	})
 }
 
-// log writes one line about a call.
-func (h *Handler) log(ctx context.Context, c *call, took time.Duration, err error) {
-	entry := log.G(ctx).WithField("op", c.op)
+// fields says what a call was about, for the log.
+func (h *Handler) fields(c *call) log.Fields {
+	f := log.Fields{}
 	if c.layer != "" {
-		entry = entry.WithField("layer", c.layer)
+		f["layer"] = c.layer
 	}
 	if a := h.current.Load(); a != nil {
-		entry = entry.WithField("backend", a.info.Backend)
+		f["backend"] = a.info.Backend
 	}
-	if err != nil {
-		entry.WithError(err).Error("call")
-		return
-	}
-	entry.WithField("took", took).Debug("call")
+	return f
 }
 
 var (

@@ -9,30 +9,39 @@ import (
 	"net/url"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/go-plugins-helpers/sdk"
 
 	"strata/plugin"
 )
 
-// streamBuffer is how many bytes of a tar are kept on their way. A Diff that fails within its first
+// streamBuffer is how many bytes of a tar or a list are kept on their way. A call that fails within its first
 // streamBuffer bytes can still be answered with the reason.
 const streamBuffer = 256 << 10
 
-func (h *Handler) diff(ctx context.Context, c *call) error {
-	var q arguments
+// pair reads the request for a comparison of two layers.
+func (h *Handler) pair(ctx context.Context, c *call) (q arguments, a *attachment, err error) {
 	if err := plugin.ReadJSON(c.w, c.r, &q); err != nil {
-		return err
+		return q, nil, err
 	}
 	c.name(q.ID)
 	if err := checkIDs(q.ID, q.Parent); err != nil {
-		return err
+		return q, nil, err
 	}
-	a, err := h.attached(ctx)
+	a, err = h.attached(ctx)
+	return q, a, err
+}
+
+func (h *Handler) diff(ctx context.Context, c *call) error {
+	q, a, err := h.pair(ctx, c)
 	if err != nil {
 		return err
 	}
 	c.w.Header().Set("Content-Type", "application/x-tar")
 	w := bufio.NewWriterSize(c, streamBuffer)
-	if err := a.Diff(ctx, q.ID, q.Parent, w); err != nil {
+	ctx, done := plugin.Writing(c.w, c.r)
+	err = a.Diff(ctx, q.ID, q.Parent, w) //nolint:contextcheck // it is made of the request's
+	done()
+	if err != nil {
 		return err
 	}
 	if err := w.Flush(); err != nil {
@@ -63,7 +72,7 @@ func (h *Handler) applyDiff(ctx context.Context, c *call) error {
 	if _, err := body.Peek(1); errors.Is(err, io.EOF) {
 		return fmt.Errorf("apply to layer %s: the stream is empty (a retry of a call that was cut off?): %w", id, errdefs.ErrInvalidArgument)
 	}
-	size, err := a.Apply(ctx, id, body)
+	size, err := a.Apply(plugin.Reading(c.w, c.r), id, body) //nolint:contextcheck // it is made of the request's
 	if err != nil {
 		return err
 	}
@@ -78,16 +87,30 @@ func single(query url.Values, key string) (string, error) {
 	return query.Get(key), nil
 }
 
-func (h *Handler) changes(ctx context.Context, q arguments) (reply, error) {
-	if err := checkIDs(q.ID, q.Parent); err != nil {
-		return reply{}, err
-	}
-	a, err := h.attached(ctx)
+// changes answers with a reply that has Changes alone, written as they are found.
+func (h *Handler) changes(ctx context.Context, c *call) error {
+	q, a, err := h.pair(ctx, c)
 	if err != nil {
-		return reply{}, err
+		return err
 	}
-	list, err := a.Changes(ctx, q.ID, q.Parent)
-	return reply{Changes: list}, err
+	c.w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
+	w := bufio.NewWriterSize(body{c}, streamBuffer)
+	_, err = w.WriteString(`{"Changes":`)
+	if err == nil {
+		ctx, done := plugin.Writing(c.w, c.r)
+		err = plugin.WriteArray(w, a.Changes(ctx, q.ID, q.Parent), "") //nolint:contextcheck // it is made of the request's
+		done()
+	}
+	if err != nil {
+		return err
+	}
+	if _, err = w.WriteString("}\n"); err == nil {
+		err = w.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("changes of layer %s: %w", q.ID, err)
+	}
+	return nil
 }
 
 func (h *Handler) diffSize(ctx context.Context, q arguments) (reply, error) {

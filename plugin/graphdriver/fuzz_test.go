@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"strata/backend"
+	"strata/backend/backendtest"
 	"strata/backend/store"
 )
 
@@ -61,9 +63,9 @@ func (s strict) Diff(_ context.Context, name, parent string, _ io.Writer) error 
 	return nil
 }
 
-func (s strict) Changes(_ context.Context, name, parent string) ([]backend.Change, error) {
+func (s strict) Changes(_ context.Context, name, parent string) iter.Seq2[backend.Change, error] {
 	s.names(name, parent)
-	return nil, nil
+	return backendtest.Sequence(nil, nil)
 }
 
 func (s strict) DiffSize(_ context.Context, name, parent string) (int64, error) {
@@ -84,6 +86,7 @@ func (s strict) Describe(_ context.Context, name string) ([]backend.Field, error
 func (s strict) Info(context.Context) (store.StoreInfo, error) { return store.StoreInfo{}, nil }
 func (strict) UnmountAll(context.Context) error                { return nil }
 
+func (s strict) Damaged() int                { return 0 }
 func (s strict) Close(context.Context) error { return nil }
 
 // FuzzWire sends any query and body to every method: no panic, no odd layer name at the store, and

@@ -26,7 +26,6 @@ import (
 	"fmt"
 	"net/http"
 	"sync/atomic"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -51,24 +50,24 @@ type Options struct {
 	// HostPath turns the path of a mounted layer into what Docker must be told (see Climb). nil
 	// leaves it as it is, which is right if both see the same file tree.
 	HostPath func(dir string) string
-	// HostRoot is the store's root on the host, for `docker info`. "" shows it as the plugin sees it.
-	HostRoot string
+	// HostText turns the paths in a text for people into the host's. nil leaves them as they are.
+	HostText func(text string) string
+	// DataRoot is Docker's data root, as seen here. "" is the directory that Init.Home lies in.
+	DataRoot string
 	// Warnings are shown by `docker info`, a line each. nil is none.
 	Warnings func() []string
+	// Refuse returns why nothing can be served, nil if it can. It is asked by every call that needs the store. nil never refuses.
+	Refuse func() error
+	// Unseen returns why Docker would not see what is mounted for it. It is asked by every Get. nil is for a program whose mounts
+	// Docker always sees.
+	Unseen func() error
 	// Observer is told about every call. nil is nobody.
-	Observer Observer
+	Observer plugin.Observer
 	// Alone lets a call of Store that comes before any Init open the store with the arguments of none, for a program
 	// that serves others, too.
 	Alone bool
 	// Version of the program, kept in InitFile for the one who reads it.
 	Version string
-}
-
-// Observer counts calls. Its method may be called concurrently.
-type Observer interface {
-	// ObserveCall is told the method's name, how long the call took, how many bytes of tar came in
-	// or went out, and its error.
-	ObserveCall(op string, d time.Duration, in, out int64, err error)
 }
 
 // Handler serves the protocol. It may be used before the store is open: Plugin.Activate, Status,
@@ -81,7 +80,8 @@ type Handler struct {
 
 	attaching chan struct{} // holds one token: whoever has it may set current and write InitFile
 	current   atomic.Pointer[attachment]
-	closed    bool // guarded by attaching
+	failed    atomic.Pointer[error] // of the last Init, nil if it succeeded
+	closed    bool                  // guarded by attaching
 }
 
 // New makes a handler. It does nothing until it is called.
@@ -109,6 +109,15 @@ func newHandler(o Options, open func(context.Context, Init) (layers, error)) *Ha
 	if o.HostPath == nil {
 		o.HostPath = func(dir string) string { return dir }
 	}
+	if o.HostText == nil {
+		o.HostText = func(text string) string { return text }
+	}
+	if o.Refuse == nil {
+		o.Refuse = func() error { return nil }
+	}
+	if o.Unseen == nil {
+		o.Unseen = func() error { return nil }
+	}
 	h := &Handler{o: o, open: open, attaching: make(chan struct{}, 1)}
 	h.routes = map[string]http.Handler{
 		"/Plugin.Activate":             bare(h, "Activate", h.activate),
@@ -123,7 +132,7 @@ func newHandler(o Options, open func(context.Context, Init) (layers, error)) *Ha
 		"/GraphDriver.Put":             endpoint(h, "Put", h.put),
 		"/GraphDriver.Exists":          endpoint(h, "Exists", h.exists),
 		"/GraphDriver.GetMetadata":     endpoint(h, "GetMetadata", h.metadata),
-		"/GraphDriver.Changes":         endpoint(h, "Changes", h.changes),
+		"/GraphDriver.Changes":         h.serve("Changes", h.changes),
 		"/GraphDriver.DiffSize":        endpoint(h, "DiffSize", h.diffSize),
 		"/GraphDriver.Diff":            h.serve("Diff", h.diff),
 		"/GraphDriver.ApplyDiff":       h.serve("ApplyDiff", h.applyDiff),

@@ -11,15 +11,15 @@ import (
 	"github.com/docker/go-units"
 )
 
-// idGrammar is what Docker names layers: 64 lower-case hexadecimal digits, the same with "-init"
-// for a container's init layer, or 25 digits of base 36 for a snapshot of BuildKit.
-var idGrammar = regexp.MustCompile(`^([0-9a-f]{64}(-init)?|[0-9a-z]{25})$`)
+// idGrammar is what a client may call a layer. Docker takes 64 hexadecimal digits, the same with "-init", or 25
+// digits of base 36 for a snapshot of BuildKit; its conformance suite takes words. A name is never part of a path.
+var idGrammar = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}$`)
 
-// checkID refuses everything that is not a layer's name, above all the empty one, which a retried
-// call has, and anything that could be a path.
+// checkID refuses everything that is not a layer's name, above all the empty one, which a retried call has, and
+// anything that would be a path or an option elsewhere.
 func checkID(id string) error {
 	if !idGrammar.MatchString(id) {
-		return fmt.Errorf("layer id %.80q: %w: want 64 hexadecimal digits, the same with -init, or 25 characters of [0-9a-z]",
+		return fmt.Errorf("layer id %.80q: %w: want 1 to 128 characters of [a-zA-Z0-9_.-], the first neither a dot nor a dash",
 			id, errdefs.ErrInvalidArgument)
 	}
 	return nil

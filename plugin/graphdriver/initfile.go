@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+
+	"strata/backend/regular"
+	"strata/plugin"
 )
 
 // initFormat is the version of the file's format.
@@ -25,7 +28,7 @@ type initFile struct {
 // loadInit reads the arguments of the last Init. fs.ErrNotExist if there was none, ErrDataLoss for a
 // file that we did not write.
 func loadInit(path string) (Init, error) {
-	b, err := os.ReadFile(path)
+	b, err := regular.Read(path, plugin.MaxRecord)
 	if err != nil {
 		return Init{}, fmt.Errorf("load init arguments: %w", err)
 	}
@@ -51,7 +54,7 @@ func saveInit(path, version string, i Init) error {
 		return fmt.Errorf("save init arguments: %w", err)
 	}
 	b = append(b, '\n')
-	old, err := os.ReadFile(path)
+	old, err := regular.Read(path, plugin.MaxRecord)
 	if err == nil && bytes.Equal(old, b) {
 		return nil
 	}

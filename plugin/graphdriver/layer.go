@@ -49,6 +49,9 @@ func (h *Handler) get(ctx context.Context, q arguments) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	if err := h.o.Unseen(); err != nil {
+		return reply{}, err
+	}
 	dir, err := a.Mount(ctx, q.ID, store.MountOptions{Label: q.MountLabel})
 	if err != nil {
 		return reply{}, err
@@ -101,6 +104,7 @@ func (h *Handler) metadata(ctx context.Context, q arguments) (reply, error) {
 	}
 	m := map[string]string{
 		"Backend": a.info.Backend,
+		"Name":    i.Name,
 		"ID":      i.ID,
 		"State":   string(i.State),
 		"Sealed":  strconv.FormatBool(i.Sealed),
@@ -112,7 +116,7 @@ func (h *Handler) metadata(ctx context.Context, q arguments) (reply, error) {
 		m["MergedDir"] = filepath.Clean(h.o.HostPath(i.MountDir)) // cleaned, the climbing form is the host's path
 	}
 	for _, f := range fields {
-		m[f.Name] = f.Value
+		m[f.Name] = h.o.HostText(f.Value)
 		m["Mountpoint"] = m["MergedDir"] // what Docker's own drivers that know a Dataset call it
 	}
 	if i.Limit != 0 {

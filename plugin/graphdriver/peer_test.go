@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+	"strata/backend/backendtest"
 	"strata/backend/store"
 	"strata/plugin"
 )
@@ -166,7 +168,9 @@ type fake struct {
 	info    store.StoreInfo
 	onApply func(ctx context.Context, r io.Reader) (int64, error)
 	onDiff  func(ctx context.Context, w io.Writer) error
-	onAny   func(op string) error
+
+	onChanges func(ctx context.Context) iter.Seq2[backend.Change, error]
+	onAny     func(op string) error
 
 	mu     sync.Mutex
 	calls  []string
@@ -248,10 +252,13 @@ func (f *fake) Diff(ctx context.Context, name, parent string, w io.Writer) error
 	return err
 }
 
-func (f *fake) Changes(_ context.Context, name, parent string) ([]backend.Change, error) {
-	return []backend.Change{
+func (f *fake) Changes(ctx context.Context, name, parent string) iter.Seq2[backend.Change, error] {
+	if f.onChanges != nil {
+		return f.onChanges(ctx)
+	}
+	return backendtest.Sequence([]backend.Change{
 		{Path: "/a", Kind: backend.Modified}, {Path: "/a/b", Kind: backend.Added}, {Path: "/a/c", Kind: backend.Deleted},
-	}, f.note("changes %.6s %.6s", name, parent)
+	}, f.note("changes %.6s %.6s", name, parent))
 }
 
 func (f *fake) DiffSize(_ context.Context, name, parent string) (int64, error) {
@@ -268,6 +275,8 @@ func (f *fake) Stat(_ context.Context, name string) (store.Info, error) {
 }
 
 func (f *fake) Info(context.Context) (store.StoreInfo, error) { return f.info, f.note("info") }
+
+func (f *fake) Damaged() int { return 0 }
 
 func (f *fake) Close(context.Context) error {
 	f.mu.Lock()

@@ -21,6 +21,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/store"
+	"strata/plugin"
 )
 
 // What Docker requires of a graphdriver plugin, and the tests that hold it, by the R in their names.
@@ -330,9 +331,7 @@ func TestR04ErrorsReachTheUser(t *testing.T) {
 	r.init()
 	r.create("x", "")
 	r.fake.onAny = func(string) error { return errors.New("the disk is on fire") }
-	for _, method := range []string{
-		"Create", "CreateReadWrite", "Remove", "Get", "Put", "Exists", "GetMetadata", "Diff", "Changes", "DiffSize", "Status",
-	} {
+	for _, method := range []string{"Create", "CreateReadWrite", "Remove", "Get", "Put", "Exists", "GetMetadata", "Diff", "Changes", "DiffSize"} {
 		_, err := r.call(method, arguments{ID: id("a")})
 		assert.Error(t, err, "GraphDriver."+method+": the disk is on fire")
 		status, text := r.post("/GraphDriver."+method, strings.NewReader(`{"ID":"`+id("a")+`"}`))
@@ -341,6 +340,8 @@ func TestR04ErrorsReachTheUser(t *testing.T) {
 	}
 	_, err := r.apply("x", "", strings.NewReader("tar"))
 	assert.Error(t, err, "GraphDriver.ApplyDiff?id="+id("x")+"&parent=: the disk is on fire")
+	rows := r.ok("Status", arguments{}).Status // docker info shows nothing of an error
+	assert.Equal(t, rows[len(rows)-1][1], "the disk is on fire")
 	r.fake.onAny = nil
 
 	for path, want := range map[string]int{"/GraphDriver.Nonsense": http.StatusNotFound, "/": http.StatusNotFound} {
@@ -634,7 +635,7 @@ func TestRepliesAreDockers(t *testing.T) {
 	})
 	assert.Equal(t, r.ok("DiffSize", arguments{ID: id("a")}).Size, int64(1<<40))
 	assert.DeepEqual(t, r.ok("GetMetadata", arguments{ID: id("a")}).Metadata, map[string]string{
-		"Backend": "fake", "ID": "disk", "State": "ready", "Sealed": "false", "Parent": id("parent"),
+		"Backend": "fake", "Name": id("a"), "ID": "disk", "State": "ready", "Sealed": "false", "Parent": id("parent"),
 		"MergedDir": "/store/mnt/disk", "Limit": "7", "DiffID": "sha256:1",
 	})
 }
@@ -645,10 +646,10 @@ type observed struct {
 	calls map[string][]string
 }
 
-func (o *observed) ObserveCall(op string, d time.Duration, in, out int64, err error) {
+func (o *observed) ObserveCall(c plugin.Call) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.calls[op] = append(o.calls[op], fmt.Sprintf("%t in=%d out=%d %v", d > 0, in, out, err))
+	o.calls[c.Op] = append(o.calls[c.Op], fmt.Sprintf("%t in=%d out=%d %v", c.Took > 0, c.In, c.Out, c.Err))
 }
 
 func TestObserverSeesEveryCall(t *testing.T) {
@@ -688,11 +689,11 @@ func TestOneLineACall(t *testing.T) {
 	var lines []string
 	for _, e := range r.log.AllEntries() {
 		_, timed := e.Data["took"]
-		lines = append(lines, fmt.Sprint(e.Level, e.Data["op"], e.Data["layer"], e.Data["backend"], timed))
+		lines = append(lines, fmt.Sprint(e.Level, e.Message, e.Data["op"], e.Data["layer"], e.Data["backend"], timed))
 	}
 	assert.DeepEqual(t, lines, []string{
-		fmt.Sprint("debug", "Get", id("a"), "fake", true),
-		fmt.Sprint("error", "Put", id("a"), "fake", false),
-		fmt.Sprint("error", "Put", nil, "fake", false),
+		fmt.Sprint("debug", "Get done", "Get", id("a"), "fake", true),
+		fmt.Sprint("error", "Put failed", "Put", id("a"), "fake", true),
+		fmt.Sprint("error", "Put failed", "Put", nil, "fake", true),
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"strata/backend/store"
+	"strata/plugin"
 )
 
 // activate is asked of legacy plugins only.
@@ -20,7 +21,7 @@ func (h *Handler) activate(context.Context) (reply, error) {
 
 // optional returns the store, or nil if no Init has been received yet.
 func (h *Handler) optional(ctx context.Context) (*attachment, error) {
-	if h.current.Load() == nil {
+	if h.current.Load() == nil && h.failed.Load() == nil && h.o.Refuse() == nil {
 		if _, err := os.Stat(h.o.InitFile); errors.Is(err, fs.ErrNotExist) {
 			return nil, nil //nolint:nilnil // nil is the answer
 		}
@@ -49,31 +50,44 @@ func (h *Handler) cleanup(ctx context.Context) (reply, error) {
 	return reply{}, a.UnmountAll(ctx)
 }
 
-// status is what `docker info` shows.
+// status is what `docker info` shows. Of an error it shows nothing at all, so why there is no store is a row.
 func (h *Handler) status(ctx context.Context) (reply, error) {
-	a, err := h.optional(ctx)
-	if err != nil {
-		return reply{}, err
-	}
 	var rows [][2]string
-	if a == nil {
+	a, err := h.optional(ctx)
+	switch {
+	case err != nil:
+		rows = append(rows, [2]string{"Backend", "not available"}, [2]string{"ERROR", h.o.HostText(plugin.Plain(err.Error()))})
+	case a == nil:
 		rows = append(rows, [2]string{"Backend", "not initialised"})
-	} else {
+	default:
 		info, err := a.Info(ctx)
-		if err != nil {
-			return reply{}, err
-		}
-		if h.o.HostRoot != "" {
-			info.Root = h.o.HostRoot
-		}
 		rows = storeRows(info)
-	}
-	if h.o.Warnings != nil {
-		for _, w := range h.o.Warnings() {
-			rows = append(rows, [2]string{"WARNING", w})
+		if err != nil {
+			rows = append(rows, [2]string{"ERROR", plugin.Plain(err.Error())})
 		}
+		for i := range rows {
+			rows[i][1] = h.o.HostText(rows[i][1])
+		}
+	}
+	for _, w := range h.Warnings(ctx) {
+		rows = append(rows, [2]string{"WARNING", w})
 	}
 	return reply{Status: rows}, nil
+}
+
+// Warnings are what an administrator should know of, a line each: those of Options, what is damaged, and what Docker
+// knows and the open store does not have.
+func (h *Handler) Warnings(ctx context.Context) (all []string) {
+	if h.o.Warnings != nil {
+		all = h.o.Warnings()
+	}
+	if a := h.current.Load(); a != nil {
+		all = append(all, plugin.Damaged(a.Damaged())...)
+		if w := h.lostWarning(ctx, a); w != "" {
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 func storeRows(i store.StoreInfo) [][2]string {

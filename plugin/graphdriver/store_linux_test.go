@@ -238,7 +238,7 @@ func TestR09FillOnlyWhatWeCreated(t *testing.T) {
 	d.restart(t)
 	rest := makeTar(t, entry{name: "f", content: "rest"})
 	_, err := d.apply("x", "", bytes.NewReader(rest))
-	assert.ErrorContains(t, err, "failed precondition")
+	assert.ErrorContains(t, err, "may have been written to")
 	_, err = d.apply("y", "", bytes.NewReader(rest))
 	assert.ErrorContains(t, err, "not found")
 	d.ok("Remove", arguments{ID: id("x")})

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"math"
 	"path/filepath"
 	"sync"
 	"time"
@@ -30,6 +30,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"strata/backend/regular"
 )
 
 // Containerd is a connection to a containerd, made when it is first used.
@@ -81,7 +83,7 @@ func (c *Containerd) blobDir(here func(path string) (string, error)) string {
 func (c *Containerd) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	const buffers, size = 4, 1 << 20
 	if dir := c.blobs(); dir != "" && desc.Digest.Validate() == nil {
-		f, err := os.Open(filepath.Join(dir, desc.Digest.Algorithm().String(), desc.Digest.Encoded()))
+		f, err := regular.Open(filepath.Join(dir, desc.Digest.Algorithm().String(), desc.Digest.Encoded()), math.MaxInt64)
 		if err == nil {
 			return f, nil
 		}

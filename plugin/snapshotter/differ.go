@@ -52,37 +52,37 @@ var (
 func NewDiffer(s *Snapshotter, c Content) *Differ { return &Differ{snapshots: s, content: c} }
 
 // Apply unpacks the blob desc, compressed or not, into the active snapshot that mounts belong to, and describes the
-// uncompressed tar. What it unpacked is durable when the snapshot has been committed.
-func (d *Differ) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
-	a, err := d.apply(ctx, desc, mounts, opts)
+// uncompressed tar. What it unpacked is durable when the snapshot has been committed. The options change nothing: they are
+// about syncing sooner, and for programs that decrypt. ErrNotImplemented (another media type, others' mounts).
+func (d *Differ) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	a, err := d.apply(ctx, desc, mounts)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("apply %s: %w", desc.Digest, err)
 	}
 	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: a.Bytes, Digest: digest.Digest(a.Digest)}, nil
 }
 
-func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts []diff.ApplyOpt) (a store.Applied, err error) {
-	var config diff.ApplyConfig
-	for _, o := range opts {
-		if err := o(ctx, desc, &config); err != nil {
-			return a, err
-		}
+func (d *Differ) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount) (a store.Applied, err error) {
+	if err := checkLayerType(ctx, desc.MediaType); err != nil {
+		return a, err
 	}
 	l, i, err := d.find(ctx, mounts)
 	if err != nil {
 		return a, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	blob, err := d.open(ctx, desc)
 	if err != nil {
 		return a, err
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
-	tar, stop, err := uncompress(ctx, desc.MediaType, blob, config)
+	tar, err := uncompress(blob)
 	if err != nil {
 		return a, err
 	}
-	defer func() { err = errors.Join(err, stop()) }()
-	return l.Unpack(ctx, i.Name, tar)
+	defer func() { err = errors.Join(err, tar.Close()) }()
+	return l.Unpack(store.WithInterrupt(ctx, cancel), i.Name, tar)
 }
 
 // open opens a blob. containerd before 2.0 does not tell a proxy plugin the namespace that it works in; then any namespace
@@ -102,29 +102,6 @@ func (d *Differ) open(ctx context.Context, desc ocispec.Descriptor) (io.ReadClos
 		}
 	}
 	return nil, fmt.Errorf("in none of the namespaces %q: %w", list, errdefs.ErrNotFound)
-}
-
-// uncompress returns the blob's tar. stop tells how the programs ended that it took.
-func uncompress(ctx context.Context, mediaType string, r io.Reader, config diff.ApplyConfig) (tar io.Reader, stop func() error, err error) {
-	var chain []diff.StreamProcessor
-	stop = func() error {
-		var errs []error
-		for _, p := range slices.Backward(chain) {
-			errs = append(errs, p.Close())
-			if p, ok := p.(interface{ Err() error }); ok {
-				errs = append(errs, p.Err())
-			}
-		}
-		return errors.Join(errs...)
-	}
-	p := diff.NewProcessorChain(mediaType, r)
-	for len(chain) == 0 || p.MediaType() != ocispec.MediaTypeImageLayer { // the first looks at the blob itself, too
-		if p, err = diff.GetProcessor(ctx, p, config.ProcessorPayloads); err != nil {
-			return nil, nil, errors.Join(fmt.Errorf("media type %s: %w", mediaType, err), stop())
-		}
-		chain = append(chain, p)
-	}
-	return p, stop, nil
 }
 
 // Compare makes a layer of the difference between the snapshots that the mounts belong to, writes it to containerd's
@@ -172,8 +149,10 @@ func (d *Differ) compare(ctx context.Context, lower, upper []mount.Mount, opts [
 			return desc, err
 		}
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	w := blobWriter{blobs: d.content, config: config}
-	return w.write(ctx, func(tar io.Writer) error { return l.Diff(ctx, from.Name, parent, tar) })
+	return w.write(ctx, func(tar io.Writer) error { return l.Diff(store.WithInterrupt(ctx, cancel), from.Name, parent, tar) })
 }
 
 // find returns the layer whose mounts these are: its ID is in one of their paths, and described again they are the
@@ -289,7 +268,9 @@ func (w blobWriter) commit(ctx context.Context, out content.Writer, diffID diges
 		all[k] = v
 	}
 	blob := out.Digest()
-	if err := out.Commit(ctx, 0, blob, content.WithLabels(all)); err != nil && !errdefs.IsAlreadyExists(err) {
+	// Told which digest to expect, containerd's server sees that it has the blob and ends the writing, without entering it in
+	// the lease of ctx: a collection could take it before anybody has it (services/content/contentserver, Write).
+	if err := out.Commit(ctx, 0, "", content.WithLabels(all)); err != nil && !errdefs.IsAlreadyExists(err) {
 		return desc, err
 	}
 	i, err := w.blobs.Info(ctx, blob)

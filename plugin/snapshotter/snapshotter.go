@@ -13,8 +13,9 @@
 //
 // # Labels
 //
-// Besides containerd's, a layer has labels that begin with "strata/", which containerd does not see: the
-// snapshot's kind, and when its labels were last changed. Of containerd's, these mean something:
+// Besides containerd's, a layer has labels that begin with "strata/", which containerd neither sees nor changes: the
+// snapshot's kind, and when its labels were last changed. A label without a value is none, and one has 4096 bytes at most,
+// as in containerd; all of a snapshot's have 128 KiB. These of containerd's mean something:
 //
 //	containerd.io/snapshot/max-size                 bytes that an active snapshot may grow to
 //	containerd.io/snapshot/uidmapping, gidmapping   its owners, as CONTAINER:HOST:SIZE, separated by commas
@@ -62,7 +63,7 @@ type Layers interface {
 	Commit(ctx context.Context, name, as string, o store.CommitOptions) error
 	Remove(ctx context.Context, name string) error
 	Mounts(ctx context.Context, name string, o store.MountOptions) ([]backend.Mount, error)
-	SetLabels(ctx context.Context, name string, labels map[string]string) error
+	UpdateLabels(ctx context.Context, name string, change func(labels map[string]string) error) (store.Info, error)
 	Stat(ctx context.Context, name string) (store.Info, error)
 	StatID(ctx context.Context, id string) (store.Info, error)
 	List(ctx context.Context) ([]store.Info, error)
@@ -79,6 +80,8 @@ type Options struct {
 	Store func(ctx context.Context) (Layers, error)
 	// HostPath turns a path of ours into one of containerd's. nil leaves it as it is.
 	HostPath func(path string) string
+	// HostText turns the paths in a text for people into containerd's. nil leaves them as they are.
+	HostText func(text string) string
 }
 
 // Snapshotter is containerd's snapshots.Snapshotter and snapshots.Cleaner. All methods may be called concurrently.
@@ -93,6 +96,9 @@ var (
 func New(o Options) *Snapshotter {
 	if o.HostPath == nil {
 		o.HostPath = func(path string) string { return path }
+	}
+	if o.HostText == nil {
+		o.HostText = func(text string) string { return text }
 	}
 	return &Snapshotter{o}
 }
@@ -276,15 +282,15 @@ func (s *Snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, err
 }
 
 // Update changes a snapshot's labels, all of them unless fieldpaths name some. ErrNotFound, ErrInvalidArgument (another
-// field).
+// field, a label of ours, one that is too long).
 func (s *Snapshotter) Update(ctx context.Context, want snapshots.Info, fieldpaths ...string) (snapshots.Info, error) {
-	l, i, err := s.stat(ctx, want.Name)
+	l, _, err := s.stat(ctx, want.Name)
+	var i store.Info
 	if err == nil {
-		i.Labels, err = changeLabels(i.Labels, want.Labels, fieldpaths)
-	}
-	if err == nil {
-		i.Labels[labelUpdated] = time.Now().UTC().Format(time.RFC3339Nano)
-		err = l.SetLabels(ctx, Prefix+want.Name, i.Labels)
+		i, err = l.UpdateLabels(ctx, Prefix+want.Name, func(labels map[string]string) error {
+			labels[labelUpdated] = time.Now().UTC().Format(time.RFC3339Nano)
+			return changeLabels(labels, want.Labels, fieldpaths)
+		})
 	}
 	if err != nil {
 		return snapshots.Info{}, fmt.Errorf("update snapshot %q: %w", want.Name, err)
@@ -292,30 +298,31 @@ func (s *Snapshotter) Update(ctx context.Context, want snapshots.Info, fieldpath
 	return info(i), nil
 }
 
-// changeLabels returns the labels that a snapshot is to have, ours included.
-func changeLabels(old, want map[string]string, fieldpaths []string) (map[string]string, error) {
+// changeLabels gives a layer the labels that its snapshot is to have. Its own it keeps.
+func changeLabels(labels, want map[string]string, fieldpaths []string) error {
 	if err := checkLabels(want); err != nil {
-		return nil, err
+		return err
 	}
-	labels := maps.Clone(old)
 	if len(fieldpaths) == 0 {
 		fieldpaths = []string{"labels"}
 	}
 	for _, path := range fieldpaths {
 		key, one := strings.CutPrefix(path, "labels.")
 		switch {
-		case one && want[key] == "":
-			delete(labels, key)
 		case one:
+			if err := checkKey(key); err != nil {
+				return err
+			}
 			labels[key] = want[key]
 		case path == "labels":
 			maps.DeleteFunc(labels, func(key, _ string) bool { return !strings.HasPrefix(key, labelPrefix) })
 			maps.Copy(labels, want)
 		default:
-			return nil, fmt.Errorf("field %q cannot be changed, only labels can: %w", path, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("field %q cannot be changed, only labels can: %w", path, errdefs.ErrInvalidArgument)
 		}
 	}
-	return labels, nil
+	dropEmpty(labels)
+	return nil
 }
 
 // Usage returns what a snapshot itself takes on disk. ErrNotFound.
@@ -436,14 +443,31 @@ func apply(opts []snapshots.Opt) (i snapshots.Info, err error) {
 	if i.Labels = maps.Clone(i.Labels); i.Labels == nil {
 		i.Labels = map[string]string{}
 	}
-	return i, checkLabels(i.Labels)
+	if err := checkLabels(i.Labels); err != nil {
+		return i, err
+	}
+	dropEmpty(i.Labels)
+	return i, nil
 }
 
+// dropEmpty removes labels without a value, as containerd does (core/metadata/boltutil/helpers.go, writeMap).
+func dropEmpty(labels map[string]string) {
+	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" })
+}
+
+// checkLabels refuses labels of ours in a request. How long labels can be is the store's business.
 func checkLabels(labels map[string]string) error {
-	for k := range labels {
-		if strings.HasPrefix(k, labelPrefix) {
-			return fmt.Errorf("label %q: names that begin with %s are Strata's own: %w", k, labelPrefix, errdefs.ErrInvalidArgument)
+	for key := range labels {
+		if err := checkKey(key); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func checkKey(key string) error {
+	if strings.HasPrefix(key, labelPrefix) {
+		return fmt.Errorf("label %.64q: names that begin with %s are Strata's own: %w", key, labelPrefix, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
@@ -473,7 +497,11 @@ func idMap(uids, gids string) (*backend.IDMap, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &backend.IDMap{UIDs: u, GIDs: g}, nil
+	m := &backend.IDMap{UIDs: u, GIDs: g}
+	if err := m.Check(); err != nil {
+		return nil, fmt.Errorf("labels %s=%q, %s=%q: %w", snapshots.LabelSnapshotUIDMapping, uids, snapshots.LabelSnapshotGIDMapping, gids, err)
+	}
+	return m, nil
 }
 
 func idRanges(label, text string) (list []backend.IDRange, err error) {
@@ -487,8 +515,7 @@ func idRanges(label, text string) (list []backend.IDRange, err error) {
 				ok = err == nil
 			}
 		}
-		const end = 1 << 32 // of what an ID can be
-		if !ok || n[2] == 0 || n[0]+n[2] > end || n[1]+n[2] > end {
+		if !ok {
 			return nil, fmt.Errorf("label %s=%q: want CONTAINER:HOST:SIZE, separated by commas: %w", label, text, errdefs.ErrInvalidArgument)
 		}
 		list = append(list, backend.IDRange{Container: uint32(n[0]), Host: uint32(n[1]), Size: uint32(n[2])})

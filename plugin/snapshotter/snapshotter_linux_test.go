@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
@@ -24,6 +25,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"gotest.tools/v3/assert"
@@ -117,6 +119,7 @@ func TestErrors(t *testing.T) {
 	assert.NilError(t, err)
 	_, err = r.View(t.Context(), "view", "base")
 	assert.NilError(t, err)
+	long := strings.Repeat("v", 4096)
 	label := func(key, value string) snapshots.Opt {
 		return snapshots.WithLabels(map[string]string{key: value})
 	}
@@ -138,6 +141,17 @@ func TestErrors(t *testing.T) {
 		{"a limit that the backend cannot keep", second(r.Prepare(t.Context(), "x", "base", label(snapshots.LabelSnapshotMaxSize, "4096"))), errdefs.IsNotImplemented},
 		{"a limit that is none", second(r.Prepare(t.Context(), "x", "base", label(snapshots.LabelSnapshotMaxSize, "4K"))), errdefs.IsInvalidArgument},
 		{"a map of users only", second(r.Prepare(t.Context(), "x", "base", label(snapshots.LabelSnapshotUIDMapping, "0:1:2"))), errdefs.IsInvalidArgument},
+		{"our labels in a view", second(r.View(t.Context(), "x", "base", label("strata/kind", "active"))), errdefs.IsInvalidArgument},
+		{"our labels in a commit", r.Commit(t.Context(), "x", "active", label("strata/updated", "")), errdefs.IsInvalidArgument},
+		{"our label as a field", second(r.Update(t.Context(), snapshots.Info{Name: "base"}, "labels.strata/kind")), errdefs.IsInvalidArgument},
+		{"our label among fields", second(r.Update(t.Context(), snapshots.Info{Name: "base"}, "labels.a", "labels.strata/updated")), errdefs.IsInvalidArgument},
+		{"our label, though another is the field", second(r.Update(t.Context(), snapshots.Info{Name: "base", Labels: map[string]string{"strata/parent": "x"}}, "labels.a")), errdefs.IsInvalidArgument},
+		{"a long label", second(r.Prepare(t.Context(), "x", "base", label("a", long))), errdefs.IsInvalidArgument},
+		{"a long label in a view", second(r.View(t.Context(), "x", "base", label("a", long))), errdefs.IsInvalidArgument},
+		{"a long label in a commit", r.Commit(t.Context(), "x", "active", label("a", long)), errdefs.IsInvalidArgument},
+		{"a long label, later", second(r.Update(t.Context(), snapshots.Info{Name: "base", Labels: map[string]string{"a": long}})), errdefs.IsInvalidArgument},
+		{"a long label as a field", second(r.Update(t.Context(), snapshots.Info{Name: "base", Labels: map[string]string{"a": long}}, "labels.a")), errdefs.IsInvalidArgument},
+		{"a label without a key", second(r.Update(t.Context(), snapshots.Info{Name: "base", Labels: map[string]string{"": "a"}}, "labels.")), errdefs.IsInvalidArgument},
 		{"our labels", second(r.Prepare(t.Context(), "x", "base", label("strata/kind", "view"))), errdefs.IsInvalidArgument},
 		{"our labels, later", second(r.Update(t.Context(), snapshots.Info{Name: "base", Labels: map[string]string{"strata/kind": "view"}})), errdefs.IsInvalidArgument},
 		{"another field", second(r.Update(t.Context(), snapshots.Info{Name: "base"}, "parent")), errdefs.IsInvalidArgument},
@@ -146,11 +160,16 @@ func TestErrors(t *testing.T) {
 		assert.Assert(t, tc.is(tc.err), "%s: %v", tc.what, tc.err)
 	}
 	assert.DeepEqual(t, r.walk(), []string{"active", "base", "view"})
+	for _, name := range r.walk() {
+		i, err := r.Stat(t.Context(), name)
+		assert.NilError(t, err)
+		assert.Equal(t, len(i.Labels), 0, "%s: %v", name, i.Labels)
+	}
 }
 
 func TestLabels(t *testing.T) {
 	r := newRig(t, Options{})
-	_, err := r.Prepare(t.Context(), "a", "", snapshots.WithLabels(map[string]string{"x": "1", "y": "2"}))
+	_, err := r.Prepare(t.Context(), "a", "", snapshots.WithLabels(map[string]string{"x": "1", "y": "2", "z": ""}))
 	assert.NilError(t, err)
 	for _, tc := range []struct {
 		want  map[string]string
@@ -160,6 +179,7 @@ func TestLabels(t *testing.T) {
 		{map[string]string{"x": "3", "y": "4"}, []string{"labels.x"}, map[string]string{"x": "3", "y": "2"}},
 		{map[string]string{"z": "5"}, []string{"labels.z", "labels.y"}, map[string]string{"x": "3", "z": "5"}},
 		{map[string]string{"w": "6"}, nil, map[string]string{"w": "6"}},
+		{map[string]string{"w": "7", "x": ""}, []string{"labels"}, map[string]string{"w": "7"}},
 		{nil, []string{"labels"}, nil},
 	} {
 		before, err := r.Stat(t.Context(), "a")
@@ -179,6 +199,44 @@ func TestLabels(t *testing.T) {
 	assert.NilError(t, err)
 	assert.DeepEqual(t, i.Labels, map[string]string{"new": "1"})
 	assert.DeepEqual(t, r.walk("kind==committed,labels.new==1"), []string{"c"})
+}
+
+// TestUpdateBesideOthers: no Update undoes another, and none turns a committed snapshot into what it was before.
+func TestUpdateBesideOthers(t *testing.T) {
+	r := newRig(t, Options{})
+	const rounds, workers = 50, 4
+	for round := range rounds {
+		key, name := fmt.Sprint("k", round), fmt.Sprint("c", round)
+		_, err := r.Prepare(t.Context(), key, "")
+		assert.NilError(t, err)
+		want := map[string]string{}
+		var g errgroup.Group
+		for w := range workers {
+			label := fmt.Sprint("l", w)
+			want[label] = "1"
+			g.Go(func() error {
+				return second(r.Update(t.Context(), snapshots.Info{Name: key, Labels: map[string]string{label: "1"}}, "labels."+label))
+			})
+		}
+		assert.NilError(t, g.Wait())
+		i, err := r.Stat(t.Context(), key)
+		assert.NilError(t, err)
+		assert.DeepEqual(t, i.Labels, want)
+		for range workers {
+			g.Go(func() error {
+				if _, err := r.Update(t.Context(), snapshots.Info{Name: key, Labels: map[string]string{"late": "1"}}); !errdefs.IsNotFound(err) {
+					return err
+				}
+				return nil
+			})
+		}
+		g.Go(func() error { return r.Commit(t.Context(), name, key) })
+		assert.NilError(t, g.Wait())
+		i, err = r.Stat(t.Context(), name)
+		assert.NilError(t, err)
+		assert.Assert(t, i.Kind == snapshots.KindCommitted, "round %d: %v", round, i.Kind)
+		assert.Equal(t, len(i.Labels), 0)
+	}
 }
 
 func TestHostPath(t *testing.T) {
@@ -201,7 +259,7 @@ func TestIDMaps(t *testing.T) {
 		UIDs: []backend.IDRange{{Host: 100000, Size: 65536}, {Container: 65536, Host: 5, Size: 1}},
 		GIDs: []backend.IDRange{{Host: 7, Size: 1}},
 	})
-	for _, text := range []string{"0", "0:1", "0:1:0", "0:1:2:3", "-1:0:1", "0:1:4294967296", "0:1:4294967295000", "2:0:4294967295", "0:2:4294967295", "a:b:c", ",", "0:1:2,"} {
+	for _, text := range []string{"0", "0:1", "0:1:0", "0:1:2:3", "-1:0:1", "0:1:4294967296", "0:1:4294967295000", "2:0:4294967295", "0:2:4294967295", "0:1:4294967295", "1:0:4294967295", "4294967295:0:1", "0:100:10,5:200:10", "a:b:c", ",", "0:1:2,"} {
 		_, err := idMap(text, "0:1:2")
 		assert.Assert(t, errdefs.IsInvalidArgument(err), "%q: %v", text, err)
 	}
@@ -210,10 +268,10 @@ func TestIDMaps(t *testing.T) {
 // blobs is a content store with layers in it.
 type blobs struct {
 	content.Store
-	t *testing.T
+	t testing.TB
 }
 
-func newBlobs(t *testing.T) blobs {
+func newBlobs(t testing.TB) blobs {
 	t.Helper()
 	s, err := local.NewLabeledStore(t.TempDir(), &memory{})
 	assert.NilError(t, err)
@@ -261,7 +319,7 @@ func (b blobs) add(mediaType string, text []byte) ocispec.Descriptor {
 }
 
 // layer is a tar with files of these names.
-func layer(t *testing.T, names ...string) []byte {
+func layer(t testing.TB, names ...string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -274,7 +332,7 @@ func layer(t *testing.T, names ...string) []byte {
 	return b.Bytes()
 }
 
-func zip(t *testing.T, text []byte) []byte {
+func zip(t testing.TB, text []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)
@@ -368,11 +426,11 @@ func (b blobs) tar(desc ocispec.Descriptor) []byte {
 	ra, err := b.ReaderAt(b.t.Context(), desc)
 	assert.NilError(b.t, err)
 	defer ra.Close()
-	r, stop, err := uncompress(b.t.Context(), desc.MediaType, content.NewReader(ra), diff.ApplyConfig{})
+	r, err := uncompress(content.NewReader(ra))
 	assert.NilError(b.t, err)
 	text, err := io.ReadAll(r)
 	assert.NilError(b.t, err)
-	assert.NilError(b.t, stop())
+	assert.NilError(b.t, r.Close())
 	return text
 }
 
@@ -408,26 +466,48 @@ func FuzzIDMap(f *testing.F) {
 	})
 }
 
-// TestPanicFailsOneCall: the client is told, and the server goes on.
-func TestPanicFailsOneCall(t *testing.T) {
-	s := New(Options{Store: func(context.Context) (Layers, error) { panic("bug") }})
+// dial serves a snapshotter and a differ, and returns a connection to them.
+func dial(t *testing.T, s *Snapshotter, d *Differ, o plugin.Observer) *grpc.ClientConn {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s.sock")
 	l, err := plugin.Listen(t.Context(), socket)
 	assert.NilError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- NewServer(s, nil).Serve(ctx, l) }()
+	go func() { served <- NewServer(s, d, o).Serve(ctx, l) }()
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	assert.NilError(t, err)
-	client := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "strata")
+	t.Cleanup(func() {
+		assert.Check(t, conn.Close())
+		cancel()
+		assert.Check(t, <-served)
+	})
+	return conn
+}
+
+// TestPanicFailsOneCall: the client is told, and the server goes on.
+func TestPanicFailsOneCall(t *testing.T) {
+	s := New(Options{Store: func(context.Context) (Layers, error) { panic("bug") }})
+	client := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(dial(t, s, nil, nil)), "strata")
 	for range 2 {
 		_, err := client.Stat(t.Context(), "key")
 		assert.ErrorContains(t, err, "a bug, see its log")
 		assert.ErrorContains(t, client.Walk(t.Context(), nil), "a bug, see its log")
 	}
-	assert.NilError(t, conn.Close())
-	cancel()
-	assert.NilError(t, <-served)
+}
+
+// TestErrorsNameTheHostsPaths: containerd cannot follow a path inside the plugin.
+func TestErrorsNameTheHostsPaths(t *testing.T) {
+	s := New(Options{
+		Store: func(context.Context) (Layers, error) {
+			return nil, fmt.Errorf("open /data/x: %w", errdefs.ErrUnavailable)
+		},
+		HostText: plugin.Renamer(map[string]string{"/data": "/var/lib"}),
+	})
+	client := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(dial(t, s, nil, nil)), "strata")
+	_, err := client.Stat(t.Context(), "key")
+	assert.Assert(t, errdefs.IsUnavailable(err), "%v", err)
+	assert.ErrorContains(t, err, "open /var/lib/x")
 }
 
 // TestUnseen: where containerd would not see what a backend prepares, it is told so, and nothing stays.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/test/e2e/engine"
+	"strata/test/unixhttp"
 )
 
 // driverBench measures the plugin over its socket, without dockerd, against dockerd's own code.
@@ -133,7 +134,7 @@ func benchArchive(ctx context.Context, fs string, w *workloads, t *table) (err e
 		if err != nil {
 			return err
 		}
-		return errors.Join(drain(r), r.Close())
+		return errors.Join(unixhttp.Drain(r), r.Close())
 	})
 }
 
@@ -200,7 +201,7 @@ func benchPlugin(ctx context.Context, fs string, b *driverBench) (err error) {
 
 // post calls a method of the protocol.
 func (b *driverBench) post(ctx context.Context, method string, in map[string]any, out any) error {
-	return b.api.json(ctx, http.MethodPost, "/GraphDriver."+method, in, out)
+	return b.api.JSON(ctx, http.MethodPost, "/GraphDriver."+method, in, out)
 }
 
 // serve starts the plugin in a machine, until that is closed or the result is called, and waits until it listens.
@@ -253,7 +254,7 @@ func (b *driverBench) apply(ctx context.Context, measure string, l *engine.Layer
 		return "", err
 	}
 	return id, timeAs(b.t, measure, b.name, func() error {
-		return b.api.call(ctx, http.MethodPost, "/GraphDriver.ApplyDiff?id="+id+"&parent="+parent, "", struct{ io.Reader }{f}, drain)
+		return b.api.Call(ctx, http.MethodPost, "/GraphDriver.ApplyDiff?id="+id+"&parent="+parent, "", struct{ io.Reader }{f}, unixhttp.Drain)
 	})
 }
 
@@ -297,7 +298,7 @@ func (b *driverBench) change(ctx context.Context, m *engine.Machine, parent stri
 
 func (b *driverBench) diff(ctx context.Context, of map[string]any) error {
 	body := fmt.Sprintf(`{"ID":%q,"Parent":%q}`, of["ID"], of["Parent"])
-	return b.api.call(ctx, http.MethodPost, "/GraphDriver.Diff", "", strings.NewReader(body), drain)
+	return b.api.Call(ctx, http.MethodPost, "/GraphDriver.Diff", "", strings.NewReader(body), unixhttp.Drain)
 }
 
 // cycle measures the life of a container's layer, and the diff of a large one.

@@ -116,7 +116,7 @@ func (b *scaleBench) scale(ctx context.Context, m *engine.Machine) error {
 func (b *scaleBench) deleted(ctx context.Context) error {
 	for range 600 {
 		var info struct{ Deleting int }
-		if err := b.api.json(ctx, http.MethodGet, "/strata/v1/info", nil, &info); err != nil || info.Deleting == 0 {
+		if err := b.api.JSON(ctx, http.MethodGet, "/strata/v1/info", nil, &info); err != nil || info.Deleting == 0 {
 			return err
 		}
 		time.Sleep(10 * time.Millisecond)

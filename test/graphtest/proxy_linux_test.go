@@ -2,18 +2,15 @@ package graphtest
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	storage "github.com/containers/storage/drivers"
 	moby "github.com/docker/docker/daemon/graphdriver"
-	"github.com/docker/docker/pkg/archive"
 	"github.com/docker/docker/pkg/idtools"
 	"github.com/docker/docker/pkg/plugingetter"
 	"github.com/docker/docker/pkg/plugins"
@@ -118,8 +115,7 @@ func (m *managedPlugin) ScopedPath(path string) string {
 	return filepath.Join(m.dir, "rootfs", path)
 }
 
-// driver is dockerd's proxy, with names of layers as dockerd gives them: the suite also uses "Base"
-// and the like.
+// driver is dockerd's proxy, which notes what the suite does with its layers.
 type driver struct {
 	moby.Driver
 	t       testing.TB
@@ -131,45 +127,14 @@ type driver struct {
 	seen    map[string]bool   // layers that were mounted
 }
 
-var dockerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-func id(name string) string {
-	if name == "" || dockerID.MatchString(name) {
-		return name
-	}
-	return fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
-}
-
 func (d *driver) Create(name, parent string, o *moby.CreateOpts) error {
 	d.parents[name] = parent
-	return d.Driver.Create(id(name), id(parent), o)
+	return d.Driver.Create(name, parent, o)
 }
-
-func (d *driver) CreateReadWrite(name, parent string, o *moby.CreateOpts) error {
-	return d.Driver.CreateReadWrite(id(name), id(parent), o)
-}
-
-func (d *driver) Remove(name string) error { return d.Driver.Remove(id(name)) }
 
 func (d *driver) Get(name, label string) (string, error) {
 	d.seen[name] = true
-	return d.Driver.Get(id(name), label)
-}
-
-func (d *driver) Put(name string) error { return d.Driver.Put(id(name)) }
-
-func (d *driver) Exists(name string) bool { return d.Driver.Exists(id(name)) }
-
-func (d *driver) GetMetadata(name string) (map[string]string, error) {
-	return d.Driver.GetMetadata(id(name))
-}
-
-func (d *driver) Diff(name, parent string) (io.ReadCloser, error) {
-	return d.Driver.Diff(id(name), id(parent))
-}
-
-func (d *driver) Changes(name, parent string) ([]archive.Change, error) {
-	return d.Driver.Changes(id(name), id(parent))
+	return d.Driver.Get(name, label)
 }
 
 // ApplyDiff makes a layer anew that the suite has mounted, if only to look at it: Strata fills no
@@ -188,11 +153,7 @@ func (d *driver) ApplyDiff(name, parent string, r io.Reader) (int64, error) {
 			return 0, err
 		}
 	}
-	return d.Driver.ApplyDiff(id(name), id(parent), r)
-}
-
-func (d *driver) DiffSize(name, parent string) (int64, error) {
-	return d.Driver.DiffSize(id(name), id(parent))
+	return d.Driver.ApplyDiff(name, parent, r)
 }
 
 // Cleanup ends the life of the process: it looks the store over, removes what the suite left and

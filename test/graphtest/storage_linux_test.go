@@ -100,11 +100,11 @@ func (d *storageDriver) CreateFromTemplate(name, template string, _ *idtools.IDM
 	if err != nil {
 		return err
 	}
-	if err := s.Clone(ctx, id(name), id(template), store.CreateOptions{}); err != nil {
+	if err := s.Clone(ctx, name, template, store.CreateOptions{}); err != nil {
 		return err
 	}
-	i, err := s.Stat(ctx, id(name))
-	if err == nil && i.Parent != id(parent) {
+	i, err := s.Stat(ctx, name)
+	if err == nil && i.Parent != parent {
 		err = fmt.Errorf("layer %s is a child of %q, not of %s", name, i.Parent, parent)
 	}
 	return err

@@ -20,11 +20,12 @@ type direction struct {
 // directions is the picture of CONTRIBUTING.md as a table: front ends translate, the store
 // remembers, backends store. A driver imports neither the store nor a front end nor a sibling.
 func directions() []direction {
-	contract := []string{"backend", "backend/internal/..."}
+	contract := []string{"backend", "backend/regular", "backend/internal/..."}
 	return []direction{
 		{".", []string{"plugin/...", "backend", "backend/all", "backend/store"}},
-		{"plugin", []string{"plugin/...", "backend", "backend/store"}},
+		{"plugin", []string{"plugin/...", "backend", "backend/regular", "backend/store"}},
 		{"backend", nil},
+		{"backend/regular", nil},
 		{"backend/all", []string{"backend", "backend/overlay", "backend/vfs", "backend/btrfs", "backend/zfs"}},
 		{"backend/store", contract},
 		{"backend/internal", contract},
@@ -92,8 +93,8 @@ func foreign() map[string][]string {
 		"github.com/docker/":            {"plugin", "test", "."}, // storage knows nothing of Docker
 		"github.com/spf13/cobra":        {"plugin/cli", "."},
 		"github.com/prometheus/":        {"plugin", "."},
-		"github.com/sirupsen/logrus":    {"plugin", "."}, // others log through containerd/log, if at all
-		"github.com/containerd/log":     {"plugin", "backend/store", "test", "."},
+		"github.com/sirupsen/logrus":    {"plugin", "backend/backendtest", "."}, // others log through containerd/log, if at all
+		"github.com/containerd/log":     {"plugin", "backend/store", "backend/backendtest", "test", "."},
 		"github.com/rogpeppe/go-intern": {},
 	}
 }

@@ -84,8 +84,8 @@ func sourceTree(t *testing.T) []file {
 	return files
 }
 
-// isSource tells source from what a build or a test run leaves at the top.
+// isSource tells source from what a build, a test run or a linked worktree of git leaves at the top.
 func isSource(rel string) bool {
 	ext := path.Ext(rel)
-	return rel != "strata" && rel != "LICENSE" && ext != ".sum" && ext != ".test" && ext != ".out"
+	return rel != ".git" && rel != "strata" && rel != "LICENSE" && ext != ".sum" && ext != ".test" && ext != ".out"
 }

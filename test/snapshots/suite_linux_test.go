@@ -112,7 +112,7 @@ func serve(ctx context.Context, dir string, b all.Driver) (snapshots.Snapshotter
 	sn := snapshotter.New(snapshotter.Options{Store: func(context.Context) (snapshotter.Layers, error) { return st, nil }})
 	serving, cancel := context.WithCancel(ctx)
 	served := make(chan error, 1)
-	go func() { served <- snapshotter.NewServer(sn, nil).Serve(serving, l) }()
+	go func() { served <- snapshotter.NewServer(sn, nil, nil).Serve(serving, l) }()
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		cancel()

@@ -2,7 +2,6 @@ package idmap
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -191,26 +190,6 @@ func TestChownStaysInside(t *testing.T) {
 	assert.Equal(t, owner(t, victim), "0:0")
 	assert.Equal(t, owner(t, outside), "0:0")
 	assert.Equal(t, owner(t, filepath.Join(dir, "link")), "100000:100000")
-}
-
-// TestOpenDirByDevice holds that kernels without openat2 do not enter other file systems either.
-func TestOpenDirByDevice(t *testing.T) {
-	needRoot(t)
-	outer, inner := scratch(t), scratch(t)
-	assert.NilError(t, os.Mkdir(filepath.Join(outer, "own"), 0o755))
-	assert.NilError(t, os.Mkdir(filepath.Join(outer, "mounted"), 0o755))
-	assert.NilError(t, os.Symlink("own", filepath.Join(outer, "link")))
-	assert.NilError(t, unix.Mount(inner, filepath.Join(outer, "mounted"), "", unix.MS_BIND, ""))
-	d, err := openDirByDevice(unix.AT_FDCWD, outer, outer)
-	assert.NilError(t, err)
-	defer d.Close()
-	for name, want := range map[string]error{"own": nil, "mounted": unix.EXDEV, "link": unix.ENOTDIR, "missing": unix.ENOENT} {
-		f, err := openDirByDevice(int(d.Fd()), name, name)
-		assert.Assert(t, errors.Is(err, want), "%s: %v", name, err)
-		if err == nil {
-			assert.NilError(t, f.Close())
-		}
-	}
 }
 
 // TestChownInUnion holds that names of one file stay names of one file when changing one of them

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+
+	"strata/backend"
 )
 
 // Formats: struct vfs_ns_cap_data in include/uapi/linux/capability.h, struct posix_acl_xattr_header
@@ -25,6 +27,27 @@ const (
 	nameACL      = "system.posix_acl_access"
 	nameACLInDir = "system.posix_acl_default"
 )
+
+// Owner returns how an owner that is stored with one map is stored with another. ErrInvalidArgument for one that either does not know.
+func Owner(from, to *backend.IDMap, uid, gid uint32) (uint32, uint32, error) {
+	if from.Equal(to) {
+		return uid, gid, nil
+	}
+	return (&walker{from: from, to: to}).translate(uid, gid)
+}
+
+// Attribute changes the IDs in the value of an extended attribute likewise, in place.
+func Attribute(from, to *backend.IDMap, name string, value []byte) error {
+	w := &walker{from: from, to: to}
+	rewrite := w.rewriter(name)
+	if rewrite == nil || from.Equal(to) {
+		return nil
+	}
+	if err := rewrite(value); err != nil {
+		return fmt.Errorf("attribute %s: %w", name, err)
+	}
+	return nil
+}
 
 // rewriter returns how the IDs in an attribute are changed in place, nil if it needs no attention.
 func (w *walker) rewriter(name string) func([]byte) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -50,39 +51,45 @@ func Apply(ctx context.Context, dir string, r io.Reader, o Options) (Result, err
 			return Result{}, err
 		}
 	}
-	return Result{Size: a.size, Bytes: src.total, Digest: digestString(sum), Entries: a.entries}, nil
+	return Result{
+		Size: a.size, Bytes: src.total, Digest: digestString(sum), Entries: a.entries, LeftOut: a.notes.leftOut, Devices0: a.notes.devices0,
+	}, nil
 }
 
-// maxKept bounds the segments of sparse files that are kept in case the files are deleted again; a
-// log holds the data of files beyond that itself.
-const maxKept = 4 * maxSegments
+// maxKept bounds the segments of sparse files that are kept in case the files are deleted again.
+const maxKept = 4 * maxLogged
 
 // applier is one call of Apply. All methods are called by the parser's goroutine.
 type applier struct {
-	o       Options
-	in      *reader
-	tree    *tree
-	writers *writers
-	opaque  string // xattr that makes a directory opaque, "" if the dialect has none
-	rootUID uint32
-	rootGID uint32
-	links   links
-	area    area
-	touched touched
-	size    int64
-	entries int
+	o         Options
+	in        *reader
+	tree      *tree
+	writers   *writers
+	rootUID   uint32
+	rootGID   uint32
+	links     links
+	area      area
+	touched   touched
+	notes     notes
+	contested contested
+	size      int64
+	entries   int
 
 	sparse   map[uint64][]segment // of sparse files in the log, by made.file
 	segments int                  // in all sparse files so far
 }
 
 func (a *applier) setUp(ctx context.Context, cancel context.CancelCauseFunc, dir string) (err error) {
+	if a.o.Marks == backend.WhiteoutsNone {
+		a.o.Marks = a.o.Whiteouts
+	}
+	v := view{open: a.o.Below}
 	switch a.o.Whiteouts {
 	case backend.WhiteoutsNone, backend.WhiteoutsAUFS:
 	case backend.WhiteoutsOverlay:
-		a.opaque = "trusted.overlay.opaque"
+		v.opaque = "trusted.overlay.opaque"
 	case backend.WhiteoutsOverlayUser:
-		a.opaque = "user.overlay.opaque"
+		v.opaque = "user.overlay.opaque"
 	default:
 		return fmt.Errorf("whiteouts of kind %d: %w", a.o.Whiteouts, errdefs.ErrNotImplemented)
 	}
@@ -95,17 +102,22 @@ func (a *applier) setUp(ctx context.Context, cancel context.CancelCauseFunc, dir
 		a.writers.close()
 		return err
 	}
-	a.tree.imply = a.imply
+	a.tree.view, a.tree.imply = v, a.imply
+	a.tree.made[a.tree.key(contestedFile)] = made{} // marks do not reach it
+	a.tree.alive = func() error { return context.Cause(ctx) }
 	a.tree.opened = func(path string) { a.touched.add(path, true) }
 	return nil
+}
+
+// overlaid tells that overlayfs will mount the layer.
+func (a *applier) overlaid() bool {
+	return a.o.Marks == backend.WhiteoutsOverlay || a.o.Marks == backend.WhiteoutsOverlayUser
 }
 
 // tearDown ends the goroutines and closes everything.
 func (a *applier) tearDown() error {
 	a.writers.close()
-	err := a.area.remove(a)
-	a.tree.close()
-	return err
+	return errors.Join(a.area.remove(a), a.tree.close())
 }
 
 func (a *applier) run(ctx context.Context) error {
@@ -121,13 +133,18 @@ func (a *applier) run(ctx context.Context) error {
 			return err
 		}
 		if err := a.entry(e); err != nil {
-			return fmt.Errorf("unpack %q: %w", e.name, err)
+			return fmt.Errorf("unpack %.200q: %w", e.name, err)
 		}
 	}
+	return a.finish()
+}
+
+// finish does what is left after the last entry.
+func (a *applier) finish() error {
 	if err := a.in.drain(); err != nil {
 		return err
 	}
-	if a.in.src.total == 0 {
+	if a.in.src.total == 0 && !a.o.AllowEmpty {
 		return fmt.Errorf("tar is empty: %w", io.ErrUnexpectedEOF)
 	}
 	if err := a.writers.wait(); err != nil {
@@ -137,6 +154,9 @@ func (a *applier) run(ctx context.Context) error {
 		return err
 	}
 	if err := a.area.remove(a); err != nil {
+		return err
+	}
+	if err := a.contested.save(a); err != nil {
 		return err
 	}
 	if err := a.tree.finish(); err != nil || !a.o.Durable {
@@ -150,6 +170,7 @@ func (a *applier) run(ctx context.Context) error {
 
 func (a *applier) entry(e *entry) error {
 	a.entries++
+	a.tree.budget.entries = a.entries
 	if e.size > math.MaxInt64-a.size {
 		return fmt.Errorf("sizes add up to more than 64 bits hold: %w", errdefs.ErrInvalidArgument)
 	}
@@ -159,8 +180,11 @@ func (a *applier) entry(e *entry) error {
 			return err
 		}
 	}
-	name, err := cleanName(e.name)
-	if err != nil {
+	if isHere(e.name) {
+		return nil
+	}
+	name := cleanName(e.name)
+	if err := errors.Join(CheckName(name), CheckName(e.link)); err != nil {
 		return err
 	}
 	if name == "." {
@@ -188,22 +212,22 @@ func (a *applier) entry(e *entry) error {
 	return a.place(e, d, base)
 }
 
-// root gives the layer's root the properties in the tar.
+// root gives the layer's root the properties in the tar, of an entry called "/" or "..", as Docker does.
 func (a *applier) root(e *entry) error {
 	if e.kind != kindDir {
 		return fmt.Errorf("the layer's root is not a directory: %w", errdefs.ErrInvalidArgument)
 	}
-	at, err := newAttrs(e, a.o.IDMap)
+	at, err := a.newAttrs(e)
 	if err != nil {
 		return err
 	}
 	a.tree.root.timed, a.tree.root.times = true, at.times // set when it is closed
-	return a.tree.root.dress(&at, false)
+	return a.redress(a.tree.root, &at)
 }
 
 // place unpacks an ordinary entry as base in d.
 func (a *applier) place(e *entry, d *dir, base string) error {
-	at, err := newAttrs(e, a.o.IDMap)
+	at, err := a.newAttrs(e)
 	if err != nil {
 		return err
 	}
@@ -213,19 +237,17 @@ func (a *applier) place(e *entry, d *dir, base string) error {
 	case kindLink:
 		return a.link(e, &at, d, base)
 	}
-	if e.kind == kindChar && a.opaque != "" && e.major == 0 && e.minor == 0 {
-		return fmt.Errorf("character device 0:0 would delete the file: %w", errdefs.ErrInvalidArgument)
-	}
 	path := joinName(d.path, base)
 	if err := a.vacate(d, base, path); err != nil {
 		return err
 	}
-	j := &job{dir: d, acl: d.acl, name: base, kind: e.kind, attrs: at, target: e.link, size: e.size}
-	if e.kind == kindChar || e.kind == kindBlock {
-		if j.device, err = device(e); err != nil {
-			return err
+	if e.kind == kindChar && device(e) == 0 {
+		a.notes.add(&a.notes.devices0, func() string { return strconv.Quote(e.name) })
+		if a.overlaid() {
+			return a.conceal(spot{path: d.path, dir: d}, base)
 		}
 	}
+	j := &job{dir: d, acl: d.acl, name: base, kind: e.kind, attrs: at, target: e.link, size: e.size, device: device(e)}
 	if e.kind == kindFile {
 		a.touched.add(path, false)
 	}
@@ -241,9 +263,10 @@ func (a *applier) record(e *entry, path string) (m made, tee func([]byte)) {
 		return made{}, nil
 	}
 	if e.sparse {
-		if a.segments += len(e.segments); a.segments > maxKept {
+		if len(e.segments) > maxLogged || len(e.segments) > maxKept-a.segments { // the log keeps the data itself
 			return made{}, a.o.Log.framing
 		}
+		a.segments += len(e.segments)
 	}
 	m.file = a.o.Log.file(path, e.size, e.segments, e.sparse) + 1
 	if e.sparse {
@@ -252,10 +275,5 @@ func (a *applier) record(e *entry, path string) (m made, tee func([]byte)) {
 	return m, nil
 }
 
-// device makes a device number, within what Linux can have: 12 and 20 bits.
-func device(e *entry) (uint64, error) {
-	if e.major < 0 || e.major >= 1<<12 || e.minor < 0 || e.minor >= 1<<20 {
-		return 0, fmt.Errorf("device %d:%d is out of range: %w", e.major, e.minor, errdefs.ErrInvalidArgument)
-	}
-	return unix.Mkdev(uint32(e.major), uint32(e.minor)), nil
-}
+// device makes a device number. Linux has 12 and 20 bits for it; what does not fit is cut off, as in Docker.
+func device(e *entry) uint64 { return unix.Mkdev(uint32(e.major)&(1<<12-1), uint32(e.minor)&(1<<20-1)) }

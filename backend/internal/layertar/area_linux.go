@@ -28,7 +28,7 @@ func (r *area) store(a *applier, e *entry, name string) error {
 	if len(r.files) == maxPending {
 		return errTooMany("files in "+linkArea, maxPending)
 	}
-	at, err := newAttrs(e, a.o.IDMap)
+	at, err := a.newAttrs(e)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,9 @@ func (r *area) dir(a *applier) (*dir, error) {
 		return a.tree.lookup(areaDir)
 	}
 	r.made = true
-	return a.replaceByDir(a.tree.root, areaDir, areaDir, 0o700, absent)
+	d, err := a.replaceByDir(a.tree.root, areaDir, areaDir, 0o700, absent)
+	a.tree.made[a.tree.key(areaDir)] = made{dir: true, fresh: true, covers: true} // marks do not reach it
+	return d, err
 }
 
 // link makes a hard link to a file in the area. Docker copies the file instead; the content is the
@@ -88,7 +90,7 @@ func (r *area) remove(a *applier) error {
 	}
 	r.made = false
 	a.tree.drop(areaDir)
-	if _, err := a.removeTree(a.tree.root.fd, areaDir, areaDir, true); err != nil {
+	if _, err := a.removeTree(a.tree.root, areaDir, true); err != nil {
 		return fmt.Errorf("remove %s: %w", areaDir, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -23,30 +24,86 @@ type attrs struct {
 	uid, gid uint32
 	times    [2]unix.Timespec // access, modification
 	xattrs   []xattr
+	entry    string // the name in the tar
+	notes    *notes // nil if the properties are not a tar's: then no attribute is left out
 }
 
 // newAttrs takes the properties from an entry.
-func newAttrs(e *entry, m *backend.IDMap) (attrs, error) {
-	// The kernel takes the highest ID for "leave as it is".
-	if e.uid < 0 || e.gid < 0 || e.uid >= math.MaxUint32 || e.gid >= math.MaxUint32 {
-		return attrs{}, fmt.Errorf("owner %d:%d is out of range: %w", e.uid, e.gid, errdefs.ErrInvalidArgument)
-	}
-	a := attrs{mode: e.mode & modeBits}
+func (a *applier) newAttrs(e *entry) (attrs, error) {
+	at := attrs{mode: e.mode & modeBits, entry: e.name, notes: &a.notes}
 	var err error
-	if a.uid, a.gid, err = m.ToHost(uint32(e.uid), uint32(e.gid)); err != nil {
+	if at.uid, at.gid, err = owner(e, a.o.IDMap); err != nil {
 		return attrs{}, err
 	}
 	atime := e.atime
 	if atime.before(e.mtime) { // as Docker: no file was last read before it was last written
 		atime = e.mtime
 	}
-	a.times = [2]unix.Timespec{{Sec: atime.sec, Nsec: atime.nsec}, {Sec: e.mtime.sec, Nsec: e.mtime.nsec}}
+	at.times = [2]unix.Timespec{{Sec: atime.sec, Nsec: atime.nsec}, {Sec: e.mtime.sec, Nsec: e.mtime.nsec}}
 	for _, x := range e.xattrs {
-		if !foreignXattr(x.name) {
-			a.xattrs = append(a.xattrs, x)
+		if foreignXattr(x.name, a.o.Marks) {
+			at.leaveOut(x.name, errForeign)
+			continue
+		}
+		at.xattrs = append(at.xattrs, x)
+	}
+	return at, checkXattrs(at.xattrs)
+}
+
+// checkXattrs refuses more attributes than Linux lists: some file systems keep them, and then nobody can copy or compare the file.
+func checkXattrs(list []xattr) error {
+	names := 0
+	for _, x := range list {
+		names += len(x.name) + 1
+	}
+	if names > maxXattrs {
+		return fmt.Errorf("%d extended attributes, whose names take %d bytes, of which Linux lists %d: %w", len(list), names, maxXattrs, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// keepOwner is the ID that chown(2) takes for "leave it as it is".
+const keepOwner = math.MaxUint32
+
+// owner returns an entry's owner on disk. Negative IDs are those that chown(2) takes them for, as in Docker: -2 is the
+// highest ID, and -1, which leaves alone what root has just made, is root.
+func owner(e *entry, m *backend.IDMap) (uid, gid uint32, err error) {
+	for _, id := range []int64{e.uid, e.gid} {
+		if id < math.MinInt32 || id > math.MaxUint32 {
+			return 0, 0, fmt.Errorf("owner %d:%d does not fit in 32 bits: %w", e.uid, e.gid, errdefs.ErrInvalidArgument)
 		}
 	}
-	return a, nil
+	if uid, gid, err = m.ToHost(uint32(e.uid), uint32(e.gid)); err != nil {
+		return 0, 0, err
+	}
+	if uid == keepOwner {
+		uid = 0
+	}
+	if gid == keepOwner {
+		gid = 0
+	}
+	return uid, gid, nil
+}
+
+// notes gathers what Result tells about entries. It may be used by several goroutines.
+type notes struct {
+	mu                sync.Mutex
+	leftOut, devices0 Note
+}
+
+func (n *notes) add(to *Note, first func() string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if to.Count++; to.Count == 1 {
+		to.First = first()
+	}
+}
+
+var errForeign = errors.New("is a mark of overlayfs")
+
+// leaveOut notes an attribute that the file will not have.
+func (a *attrs) leaveOut(name string, why error) {
+	a.notes.add(&a.notes.leftOut, func() string { return fmt.Sprintf("%s of %q: %v", name, a.entry, why) })
 }
 
 func (a *attrs) has(name string) bool {
@@ -87,8 +144,14 @@ func (n node) set(a *attrs) error {
 		}
 	}
 	for i := range a.xattrs {
-		if err := n.setXattr(&a.xattrs[i]); err != nil {
-			return err
+		name := a.xattrs[i].name
+		err := n.setXattr(&a.xattrs[i])
+		if err != nil && a.notes != nil && absentXattr(name, st.Mode, err) {
+			a.leaveOut(name, err)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("set attribute %q: %w", name, err)
 		}
 	}
 	return n.setMode(a, &st, owned)
@@ -143,29 +206,29 @@ func (n node) setTimes(a *attrs) error {
 // component is the file itself, so the l variants of those calls do not follow it.
 func magicPath(dir int, name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir, name) }
 
-// setXattr sets an attribute. Attributes that say nothing about rights, and that this file system
-// or this kind of file cannot have, are left out as Docker leaves them out (user.* on a symlink is
-// EPERM, on a file system without attributes ENOTSUP). Capabilities and ACLs are never left out.
 func (n node) setXattr(x *xattr) error {
-	var err error
 	if n.fd >= 0 {
-		err = unix.Fsetxattr(n.fd, x.name, []byte(x.value), 0)
-	} else {
-		err = unix.Lsetxattr(magicPath(n.dir, n.name), x.name, []byte(x.value), 0)
+		return unix.Fsetxattr(n.fd, x.name, []byte(x.value), 0)
 	}
-	if err == nil {
-		return nil
-	}
-	if (errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)) && optionalXattr(x.name) {
-		return nil
-	}
-	return fmt.Errorf("set attribute %q: %w", x.name, err)
+	return unix.Lsetxattr(magicPath(n.dir, n.name), x.name, []byte(x.value), 0)
 }
 
-// optionalXattr tells which attributes may be left out if the disk cannot have them: the user's,
-// and labels that belong to the host rather than to an image.
-func optionalXattr(name string) bool {
-	return strings.HasPrefix(name, "user.") || name == "security.selinux" || name == "security.ima" || name == "security.evm"
+// absentXattr reports whether an error of setxattr(2) says that there is no such attribute: Linux or the file system does
+// not know the name for a file of this mode (ENOTSUP), user.* is for files and directories only (EPERM, xattr(7)), or a label
+// belongs to the host rather than to an image. A capability gives rights to a program, so it is never left out; neither
+// is what the file system knows and cannot store.
+func absentXattr(name string, mode uint32, err error) bool {
+	kind := mode & unix.S_IFMT
+	switch {
+	case name == "security.capability":
+		return false
+	case errors.Is(err, unix.ENOTSUP):
+		return true
+	case !errors.Is(err, unix.EPERM):
+		return false
+	}
+	return strings.HasPrefix(name, "user.") && kind != unix.S_IFREG && kind != unix.S_IFDIR ||
+		name == "security.selinux" || name == "security.ima" || name == "security.evm"
 }
 
 // dropACLs removes what was inherited from a default ACL that unpacking put, or found, in the

@@ -20,7 +20,8 @@ const copyLen = 256 << 10
 
 // WriteChanges writes a layer tar with the changes, in their order, taking what was added or
 // modified from the tree at dir. Deletions become .wh. files, files with the same inode hard links
-// to the first of them; sockets are left out, as in Docker. The same tree gives the same bytes.
+// to the first of them. Sockets are left out, as in Docker, but what they have replaced is deleted. The same tree gives the
+// same bytes.
 //
 // A file that cannot be read is an error; the tar is then cut off.
 func WriteChanges(ctx context.Context, w io.Writer, dir string, changes iter.Seq2[backend.Change, error], o WriteOptions) error {
@@ -71,24 +72,34 @@ type packer struct {
 type inode struct{ dev, ino uint64 }
 
 func (p *packer) change(ctx context.Context, c backend.Change) error {
-	name, err := cleanName(c.Path)
-	if err != nil {
-		return err
-	}
+	name := cleanName(c.Path)
 	if name == "." {
 		return fmt.Errorf("the root is no change: %w", errdefs.ErrInvalidArgument)
 	}
-	if c.Kind == backend.Deleted {
-		parent, base := splitName(name)
-		_, err := p.out.Write(p.enc.encode(&entry{name: joinName(parent, whiteoutPrefix+base), kind: kindFile, mode: 0o600}))
+	if err := CheckName(name); err != nil {
 		return err
 	}
-	err = p.pack(ctx, name)
-	if p.o.Vanished && gone(err) {
+	if c.Kind == backend.Deleted {
+		return p.whiteout(name)
+	}
+	err := p.pack(ctx, name)
+	switch {
+	case errors.Is(err, errSocket) && c.Kind == backend.Modified:
+		return p.whiteout(name)
+	case errors.Is(err, errSocket), p.o.Vanished && gone(err):
 		return nil
 	}
 	return err
 }
+
+func (p *packer) whiteout(name string) error {
+	parent, base := splitName(name)
+	_, err := p.out.Write(p.enc.encode(&entry{name: joinName(parent, whiteoutPrefix+base), kind: kindFile, mode: 0o600}))
+	return err
+}
+
+// errSocket says that a file cannot be in a tar.
+var errSocket = errors.New("is a socket")
 
 // errVanished marks errors that mean that a file was there a moment ago.
 var errVanished = errors.New("file has vanished")
@@ -115,7 +126,7 @@ func (p *packer) pack(ctx context.Context, name string) error {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFSOCK:
-		return nil
+		return errSocket
 	case unix.S_IFREG:
 		return p.file(ctx, dir, base, name)
 	}
@@ -128,7 +139,7 @@ func (p *packer) pack(ctx context.Context, name string) error {
 	if err := p.describe(e, &st); err != nil {
 		return err
 	}
-	if e.xattrs, err = readXattrs(node{fd: -1, dir: dir, name: base}); err != nil {
+	if e.xattrs, err = readXattrs(node{fd: -1, dir: dir, name: base}, p.o.Marks); err != nil {
 		return vanished(err)
 	}
 	return p.header(e, &st)
@@ -176,7 +187,11 @@ func (p *packer) header(e *entry, st *unix.Stat_t) error {
 			p.first[key] = e.name
 		}
 	}
-	_, err := p.out.Write(p.enc.encode(e))
+	b := p.enc.encode(e)
+	if len(b) > maxSpecial+2*blockSize {
+		return fmt.Errorf("name and attributes take %d bytes, an extension header has at most %d: %w", len(b), maxSpecial, errdefs.ErrInvalidArgument)
+	}
+	_, err := p.out.Write(b)
 	return err
 }
 
@@ -197,7 +212,7 @@ func (p *packer) file(ctx context.Context, dir int, base, name string) error {
 	if err := p.describe(e, &st); err != nil {
 		return err
 	}
-	if e.xattrs, err = readXattrs(node{fd: fd, dir: dir, name: base}); err != nil {
+	if e.xattrs, err = readXattrs(node{fd: fd, dir: dir, name: base}, p.o.Marks); err != nil {
 		return err
 	}
 	if err := p.header(e, &st); err != nil {
@@ -233,8 +248,8 @@ func (p *packer) data(ctx context.Context, fd int, size int64) error {
 
 // packedXattr tells which attributes go into a tar: Docker's user.* and security.capability, and
 // besides them ACLs and trusted.* as far as they are not overlayfs's. Labels of the host stay out.
-func packedXattr(name string) bool {
-	if foreignXattr(name) {
+func packedXattr(name string, marks backend.Whiteouts) bool {
+	if foreignXattr(name, marks) {
 		return false
 	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") ||

@@ -3,9 +3,12 @@ package layertar
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"strata/backend"
 )
 
 // impliedMode is the mode of directories that a tar mentions only in the names of other entries.
@@ -21,39 +24,61 @@ func (a *applier) directory(parent *dir, base string, at *attrs) error {
 	}
 	var d *dir
 	if is == presentDir {
-		d, err = a.tree.lookup(path)
+		if d, err = a.tree.lookup(path); err != nil {
+			return err
+		}
+		err = errors.Join(a.contest(d.fd, path), a.redress(d, at))
 	} else {
-		d, err = a.replaceByDir(parent, base, path, at.mode, is)
-	}
-	if err != nil {
-		return err
+		if d, err = a.replaceByDir(parent, base, path, at.mode, is); err != nil {
+			return err
+		}
+		err = d.dress(at, parent.acl)
 	}
 	defer d.unpin()
-	if err := d.dress(at, is != presentDir && parent.acl); err != nil {
+	if err != nil {
 		return err
 	}
 	d.timed, d.times = true, at.times // set when it is closed
-	a.tree.made[a.tree.key(path)] = made{dir: true, fresh: d.fresh, timed: true}
+	key := a.tree.key(path)
+	a.tree.made[key] = made{dir: true, fresh: d.fresh, covers: a.tree.made[key].covers, timed: true}
 	return nil
 }
 
-// imply makes a directory that the tar has not mentioned so far.
-func (a *applier) imply(parent *dir, base string) (*dir, error) {
-	path := joinName(parent.path, base)
+// imply makes a directory that the tar has not mentioned so far. n is what the layers below have there, which is a directory,
+// nil or unknown.
+func (a *applier) imply(parent *dir, base, path string, n *backend.Node) (*dir, error) {
 	is, err := a.present(parent, base, path)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.tree.budget.imply(); err != nil {
 		return nil, err
 	}
 	d, err := a.replaceByDir(parent, base, path, impliedMode, is)
 	if err != nil {
 		return nil, err
 	}
-	at := attrs{mode: impliedMode, uid: a.rootUID, gid: a.rootGID}
-	if err := d.dress(&at, parent.acl); err != nil {
+	at := a.impliedAttrs()
+	m := made{dir: true, fresh: true, covers: n == nil, implied: true, lower: n != nil}
+	if n != nil && n != unknown {
+		at = nodeAttrs(n)
+		m.timed, d.timed, d.times = true, true, at.times
+	}
+	a.tree.made[a.tree.key(path)] = m
+	err = d.dress(&at, parent.acl)
+	if err == nil && n == unknown {
+		err = d.mark(a.tree.view.implied())
+	}
+	if err != nil {
 		d.unpin()
 		return nil, err
 	}
 	return d, nil
+}
+
+// impliedAttrs are the properties of a directory that neither the tar nor a layer below describes.
+func (a *applier) impliedAttrs() attrs {
+	return attrs{mode: impliedMode, uid: a.rootUID, gid: a.rootGID}
 }
 
 // replaceByDir makes a new directory, pinned, in place of what is there. In the overlay dialects
@@ -67,8 +92,8 @@ func (a *applier) replaceByDir(parent *dir, base, path string, mode uint32, is p
 	if err := unix.Mkdirat(parent.fd, base, mode&0o777); err != nil {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
-	a.tree.made[a.tree.key(path)] = made{dir: true, fresh: true}
-	fd, err := openAt(parent.fd, base, dirFlags)
+	a.tree.made[a.tree.key(path)] = made{dir: true, fresh: true, covers: is != absent || a.tree.view.opaque == ""}
+	fd, err := a.tree.openDir(func() (int, error) { return openAt(parent.fd, base, dirFlags) })
 	if err != nil {
 		return nil, fmt.Errorf("open new directory: %w", err)
 	}
@@ -76,8 +101,8 @@ func (a *applier) replaceByDir(parent *dir, base, path string, mode uint32, is p
 	if err != nil {
 		return nil, err
 	}
-	if is != absent && a.opaque != "" {
-		if err := d.setOpaque(a.opaque); err != nil {
+	if is != absent && a.tree.view.opaque != "" {
+		if err := d.mark(a.tree.view.opaque); err != nil {
 			d.unpin()
 			return nil, err
 		}
@@ -95,9 +120,40 @@ func (d *dir) dress(at *attrs, inherited bool) error {
 	return nil
 }
 
-func (d *dir) setOpaque(name string) error {
+// redress gives a directory that was there before new properties: it keeps none of those that it had.
+func (a *applier) redress(d *dir, at *attrs) error {
+	if err := a.strip(d.fd, at); err != nil {
+		return fmt.Errorf("directory %q: %w", d.path, err)
+	}
+	d.acl = false
+	return d.dress(at, false)
+}
+
+// strip removes the attributes that a directory has and at does not, but for the opaque mark and the host's labels.
+func (a *applier) strip(fd int, at *attrs) error {
+	list, err := (node{fd: fd}).listXattrs()
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list attributes: %w", err)
+	}
+	for name := range strings.SplitSeq(list, "\x00") {
+		waits := a.tree.view.opaque != "" && name == a.tree.view.implied()
+		if name == "" || at.has(name) || !packedXattr(name, a.o.Marks) && !waits {
+			continue
+		}
+		if err := unix.Fremovexattr(fd, name); err != nil && !errors.Is(err, unix.ENODATA) {
+			return fmt.Errorf("remove attribute %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// mark gives the directory a mark of overlayfs, or of ours.
+func (d *dir) mark(name string) error {
 	if err := unix.Fsetxattr(d.fd, name, []byte("y"), 0); err != nil {
-		return fmt.Errorf("make directory %q opaque: %w", d.path, err)
+		return fmt.Errorf("mark directory %q with %s: %w", d.path, name, err)
 	}
 	return nil
 }
@@ -111,16 +167,17 @@ const (
 	presentOther
 )
 
-// present looks at a path that the tar is about to use, and forgets a hard link that was to be made
-// there: later entries win.
+// present looks at a path that the tar is about to use.
 func (a *applier) present(d *dir, base, path string) (present, error) {
-	a.links.cancel(path)
+	if err := CheckName(path); err != nil { // symlinks may have made it longer
+		return absent, err
+	}
 	_, ours := a.tree.made[a.tree.key(path)]
 	if d.fresh && !ours {
 		return absent, nil
 	}
 	var st unix.Stat_t
-	err := a.tree.stat(d, base, &st)
+	err := a.tree.stat(d, base, path, &st)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return absent, nil
@@ -139,80 +196,6 @@ func (a *applier) vacate(d *dir, base, path string) error {
 		return err
 	}
 	return a.remove(d, base, path, is)
-}
-
-// makeOpaque hides what the parents have in the directory of the mark: everything in it that this
-// tar has not put there. Where no directory is there is nothing to hide, nor, as Docker reads it, behind
-// a symlink.
-func (a *applier) makeOpaque(mark string) error {
-	parent, _ := splitName(mark)
-	if a.isSymlink(parent) {
-		return nil
-	}
-	d, err := a.markedDir(parent)
-	if d == nil || err != nil {
-		return err
-	}
-	defer d.unpin()
-	if a.opaque != "" {
-		return d.setOpaque(a.opaque)
-	}
-	if d.fresh {
-		return nil
-	}
-	return a.prune(d)
-}
-
-// whiteout deletes the name that the mark names, if it can be there.
-func (a *applier) whiteout(mark string) error {
-	parent, base := splitName(mark)
-	base, err := whiteoutTarget(base)
-	if err != nil {
-		return err
-	}
-	d, err := a.markedDir(parent)
-	if d == nil || err != nil {
-		return err
-	}
-	defer d.unpin()
-	path := joinName(d.path, base)
-	if err := a.vacate(d, base, path); err != nil {
-		return err
-	}
-	if a.opaque == "" {
-		return nil
-	}
-	if err := unix.Mknodat(d.fd, base, unix.S_IFCHR, 0); err != nil {
-		return fmt.Errorf("make whiteout: %w", err)
-	}
-	a.tree.made[a.tree.key(path)] = made{gone: true}
-	return nil
-}
-
-// markedDir returns the directory that a mark is in, pinned, or nil where there can be nothing to
-// delete: below a file, or behind a symlink that leads nowhere. One that is missing is made, as Docker
-// does.
-func (a *applier) markedDir(path string) (*dir, error) {
-	d, err := a.tree.find(path)
-	if errors.Is(err, unix.ENOENT) && !a.isSymlink(path) {
-		d, err = a.tree.get(path)
-	}
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return nil, nil //nolint:nilnil // it is no error, and there is no directory
-	}
-	return d, err
-}
-
-// isSymlink tells whether a symlink stands at a path in a directory that exists.
-func (a *applier) isSymlink(path string) bool {
-	parent, base := splitName(path)
-	d, err := a.tree.find(parent)
-	if err != nil {
-		return false
-	}
-	defer d.unpin()
-	var st unix.Stat_t
-	return a.tree.stat(d, base, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
 
 // errTooMany bounds what hostile tars make us remember.

@@ -9,27 +9,53 @@
 // other files to writers; the data is not copied on the way, and a third kind of goroutine digests
 // it.
 //
-// Everything is made relative to open directories. A name is cleaned first; one that climbs out of
-// the layer is an error, an absolute one counts from the layer's root. A symlink within a path is
+// Everything is made relative to open directories. A name is cleaned first, as if the tar were unpacked
+// at "/", and so is the target of a hard link: ".." in the root is the root. An entry called "" or "." is passed over, one
+// called "/" or ".." gives the root its properties. A symlink within a path is
 // followed as if the layer's root were "/", which is what Docker's chroot does; the last component
 // is never followed. What is there already is replaced, unless it and the entry are both
-// directories. Parents that the tar does not mention are made, 0755 and owned by root.
+// directories: then the one that is there gets the properties of the entry, and none but those.
 //
-// Whiteouts are read as Docker reads them, and in the order of the tar: .wh.NAME deletes NAME even
-// if the same tar made it, .wh..wh..opq deletes what the same tar has not put into the directory,
-// other names that begin with .wh..wh. are left out, but for files in .wh..wh.plnk that hard links
-// lead to. In the overlay dialects deletion is recorded for the layers below, and a directory that
-// takes the place of something else becomes opaque. Attributes of overlayfs itself are never
-// unpacked, and a 0:0 character device is refused in its dialects: both would act on other layers.
-// A mark in the root that makes it opaque is set on dir; overlayfs pays no attention to it there.
+// Parents that the tar does not mention look as they do in the layers below, time included, and where those have a
+// symlink the path goes through it. Where they have nothing, a parent is 0755 and belongs to root. Other directories that
+// were there before keep their times, too, whatever is put into them.
 //
-// Where we differ from Docker: a hard link may come before its target; an opaque mark spares what
-// the tar put into directories that it did not name; links into .wh..wh.plnk stay hard links; a
+// Whiteouts act on the layers below alone (OCI image spec, layer.md), whatever order the tar has its entries in: .wh.NAME
+// hides what they have under NAME, .wh..wh..opq what they have in the directory, and both spare what the same tar has put
+// there. A directory that is spared without having been mentioned is 0755 and root's, as nothing is below it any more. Nothing is
+// made to hide what is not there. Other names that begin with .wh..wh. are left out, but for files in .wh..wh.plnk that hard
+// links lead to.
+//
+// In the overlay dialects deletion is recorded for the layers below, and a directory that takes the place of something else
+// becomes opaque. What is below, [Options.Below] is asked for, but only for a parent that is implied, for a mark, and for an opaque root,
+// which overlayfs does not know and which therefore hides name by name. As long as it is not known, a parent
+// that is implied gets a mark of its own, which overlayfs does not show (the attribute trusted.overlay.strata.implied or
+// user.overlay.strata.implied), and every deletion is recorded; [Settle] then asks about them. Such parents that the
+// tar then removes, describes or makes opaque are listed in the file .wh..wh.strata.contested in the root;
+// Settle refuses the layer if there is something else than a directory below one of them. Attributes of overlayfs itself are never
+// unpacked where they would act on other layers. A 0:0 character device is a whiteout where overlayfs mounts the layer, and
+// a device elsewhere.
+//
+// Owners and device numbers are those that Docker's system calls take them for: device numbers are cut to 12 and 20 bits,
+// owner -2 is 4294967294, -1 is root. Extended attributes that the kernel does not know for a file of that kind on this file system
+// are left out, and counted in [Result]; every other failure to set one is an error.
+//
+// Where we differ from Docker: a hard link may come before its target, and until then a file stands for it; marks spare what the same tar holds, and make no
+// directories; links into .wh..wh.plnk stay hard links; a
 // directory's default ACL and setgid bit are not inherited by what the tar gives other properties;
 // times before 1970 are kept.
 //
+// A name, and the path that symlinks make of it, has at most 520,192 bytes and leads through at most 16,384 directories, both here and in
+// what is packed. Bytes, because no reader takes an extension header of more than 1 MiB, in which a hard link has two names; directories,
+// because the work for each of them grows with the length of its path. Directories beyond PATH_MAX are reached one after the other, with a
+// bounded number of descriptors.
+//
+// The work is proportional to the tar (go test -bench Cost shows it for shapes that try to make it more). A tar is refused if its names
+// lead through more than 65,536 steps of symlinks' targets, or imply more than 65,536 directories, and 64 for each entry besides.
+//
 // Memory is bounded by 4 MiB for the stream, 4 MiB for the log and 1 MiB for each extension header,
-// and about 40 bytes for each path that was made.
+// about 40 bytes for each path that was made, and 16 for each segment of the sparse file that is being
+// read, of which it may have 1,048,576; the text of its map is not kept.
 //
 // # The log
 //
@@ -65,8 +91,8 @@
 //
 //	1  varint n, n bytes                       these bytes
 //	2  path, varint size                       all of a file
-//	3  path, varint size, varint n, n times    segments of a sparse file of that size: the hole
-//	   varint gap, varint length               before each, and its length
+//	3  path, varint size, varint n, n times    segments of a sparse file of that size, at most
+//	   varint gap, varint length               65,536: the hole before each, and its length
 //
 // A path is relative to the layer, without symlinks, and shares its beginning with that of the
 // file record before it in the chunk: varint bytes shared, varint bytes that follow, these bytes.

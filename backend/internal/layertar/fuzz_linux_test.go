@@ -200,6 +200,9 @@ func seeds(f *testing.F) [][]byte {
 		makeTar(f, dirEntry("d"), fileEntry("d/f", "body"), linkEntry("h", "d/f"), symlinkEntry("l", "d"), fileEntry("l/../.wh.x", "")),
 		makeTar(f, xattrEntry(fileEntry(strings.Repeat("n", 200), "x"), "user.k", "v"), fileEntry("d/.wh..wh..opq", "")),
 		makeTar(f, fileEntry("a", "1"), fileEntry("a", "2"), dirEntry("a"), fileEntry(".wh.a", "")),
+		makeTar(f, dirEntry("./"), fileEntry("../../x", "x"), linkEntry("y", "../x"), fileEntry("", "none"), dirEntry("/")),
+		makeTar(f, xattrEntry(fileEntry("f", "x"), "com.apple.x", "v"), member{Header: tar.Header{Name: "f", Typeflag: tar.TypeChar, Uid: -1, Format: tar.FormatGNU}}),
+		sparseTar("0.0", 3), sparseTar("0.1", 3), sparseTar("1.0", 3), sparseTar("old", 30),
 	}
 	names, err := filepath.Glob(filepath.Join("testdata", "tar", "*.tar"))
 	assert.NilError(f, err)

@@ -93,12 +93,13 @@ type hostileTar struct {
 
 func hostilePaths() []hostileTar {
 	return []hostileTar{
-		{name: "dot dot", members: []member{fileEntry("../x", "")}, want: errdefs.ErrInvalidArgument},
-		{name: "dot dot inside", members: []member{fileEntry("a/../../x", "")}, want: errdefs.ErrInvalidArgument},
-		{name: "only dot dot", members: []member{dirEntry("..")}, want: errdefs.ErrInvalidArgument},
+		{name: "dot dot", members: []member{fileEntry("../x", "")}, paths: []string{"x"}},
+		{name: "dot dot inside", members: []member{fileEntry("a/../../x", "")}, paths: []string{"x"}},
+		{name: "only dot dot", members: []member{dirEntry("..")}},
 		{name: "absolute", members: []member{fileEntry("/x", "")}, paths: []string{"x"}},
 		{name: "absolute dot dot", members: []member{fileEntry("/../x", "")}, paths: []string{"x"}},
-		{name: "root as a file", members: []member{fileEntry(".", "x")}, want: errdefs.ErrInvalidArgument},
+		{name: "root as a device", members: []member{{Header: tar.Header{Name: "..", Typeflag: tar.TypeFifo}}}, want: errdefs.ErrInvalidArgument},
+		{name: "nothing as a file", members: []member{fileEntry(".", "x"), fileEntry("", "x"), linkEntry("./", "/etc"), fileEntry("y", "")}, paths: []string{"y"}},
 		{name: "symlink to root", members: []member{symlinkEntry("l", "/"), fileEntry("l/x", "")}, paths: []string{"x"}},
 		{name: "symlink up", members: []member{symlinkEntry("l", "../.."), fileEntry("l/secret", "x")}, paths: []string{"secret"}},
 		{name: "symlink to new directory", members: []member{symlinkEntry("lib", "usr/lib"), fileEntry("lib/x", "")}, paths: []string{"usr/lib/x"}},
@@ -114,24 +115,26 @@ func hostilePaths() []hostileTar {
 func hostileEntries() []hostileTar {
 	const overlay = backend.WhiteoutsOverlay
 	return []hostileTar{
-		{name: "hard link up", members: []member{linkEntry("h", "../secret")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link up", members: []member{linkEntry("h", "../secret")}, want: unix.ENOENT},
+		{name: "hard link up to a file", members: []member{fileEntry("x", ""), linkEntry("d/h", "../../x")}, paths: []string{"d/h"}},
+		{name: "hard link to the root", members: []member{linkEntry("h", "../..")}, want: errdefs.ErrInvalidArgument},
 		{name: "hard link absolute", members: []member{linkEntry("h", "/etc/passwd")}, want: unix.ENOENT},
 		{name: "hard link through symlink", members: []member{symlinkEntry("l", "../.."), linkEntry("h", "l/secret")}, want: unix.ENOENT},
 		{name: "hard link to symlink", members: []member{symlinkEntry("l", "../secret"), linkEntry("h", "l"), fileEntry("h", "x")}, paths: []string{"h"}},
 		{name: "hard link to directory", members: []member{dirEntry("d"), linkEntry("h", "d")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link to nothing", members: []member{linkEntry("h", "none")}, want: errdefs.ErrInvalidArgument},
 		{name: "hard link to itself", members: []member{linkEntry("h", "h")}, want: unix.ENOENT},
 		{name: "hard link to its file", members: []member{fileEntry("h", ""), linkEntry("h", "h")}, want: errdefs.ErrInvalidArgument},
 		{name: "hard link circle", members: []member{linkEntry("a", "b"), linkEntry("b", "a")}, want: unix.ENOENT},
 		{name: "hard links first", members: []member{linkEntry("a", "b"), linkEntry("b", "c"), fileEntry("c", "x")}, paths: []string{"a", "b", "c"}},
-		{name: "empty name", members: []member{fileEntry("", "")}, want: errdefs.ErrInvalidArgument},
 		{name: "whiteout of nothing", members: []member{fileEntry("d/.wh.", "")}, want: errdefs.ErrInvalidArgument},
 		{name: "whiteout of dot", members: []member{fileEntry("d/.wh..", "")}, want: errdefs.ErrInvalidArgument},
 		{name: "whiteout of dot dot", members: []member{fileEntry("d/.wh...", "")}, want: errdefs.ErrInvalidArgument},
 		{name: "AUFS bookkeeping", members: []member{fileEntry(".wh..wh.aufs", "x"), dirEntry(".wh..wh.orph"), fileEntry(".wh..wh.orph/x", "")}},
 		{name: "AUFS link that is not there", members: []member{linkEntry("h", ".wh..wh.plnk/1.2")}, want: errdefs.ErrInvalidArgument},
 		{
-			name: "overlay device", dialect: overlay, want: errdefs.ErrInvalidArgument,
-			members: []member{{Header: tar.Header{Name: "d", Typeflag: tar.TypeChar}}},
+			name: "hard link to an overlay device", dialect: overlay, want: errdefs.ErrInvalidArgument,
+			members: []member{{Header: tar.Header{Name: "d", Typeflag: tar.TypeChar}}, linkEntry("b", "d")},
 		},
 		{
 			name: "hard link to a whiteout", dialect: overlay, want: errdefs.ErrInvalidArgument,
@@ -143,11 +146,7 @@ func hostileEntries() []hostileTar {
 		},
 		{
 			name: "owner out of range", want: errdefs.ErrInvalidArgument,
-			members: []member{{Header: tar.Header{Name: "f", Uid: 0xffffffff}}},
-		},
-		{
-			name: "device out of range", want: errdefs.ErrInvalidArgument,
-			members: []member{{Header: tar.Header{Name: "f", Typeflag: tar.TypeChar, Devmajor: 5000, Devminor: 1}}},
+			members: []member{{Header: tar.Header{Name: "f", Uid: 1 << 32}}},
 		},
 		{name: "name too long", members: []member{fileEntry(strings.Repeat("n", 300), "")}, want: unix.ENAMETOOLONG},
 	}
@@ -229,24 +228,81 @@ func headerBlock(t testing.TB, kind byte, size int64) []byte {
 	return h[:]
 }
 
-// TestOwnAttributes holds that overlayfs's attributes never reach the disk and others do.
+// TestOwnAttributes holds that marks that would act where the layer is mounted never reach the disk, nor a tar, and others do.
 func TestOwnAttributes(t *testing.T) {
 	needRoot(t)
-	dir := t.TempDir()
 	data := makeTar(t,
 		xattrEntry(dirEntry("d"), "trusted.overlay.redirect", "/other"),
-		xattrEntry(fileEntry("f", ""), "user.overlay.metacopy", ""),
+		xattrEntry(fileEntry("f", ""), "user.overlay.metacopy", "nested"),
 		xattrEntry(fileEntry("g", ""), "trusted.mine", "kept"),
 		xattrEntry(symlinkEntry("l", "g"), "user.k", "refused by Linux, left out"),
 	)
-	_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{Whiteouts: backend.WhiteoutsOverlay})
-	assert.NilError(t, err)
-	got, err := snapshot(dir)
-	assert.NilError(t, err)
-	for path, line := range got {
-		assert.Assert(t, !strings.Contains(line, "overlay"), "%s: %s", path, line)
+	for _, test := range []struct {
+		whiteouts, marks backend.Whiteouts
+		leftOut          int
+	}{
+		{backend.WhiteoutsNone, backend.WhiteoutsNone, 2},
+		{backend.WhiteoutsNone, backend.WhiteoutsOverlay, 2},
+		{backend.WhiteoutsOverlay, backend.WhiteoutsNone, 2},
+		{backend.WhiteoutsNone, backend.WhiteoutsOverlayUser, 3},
+		{backend.WhiteoutsOverlayUser, backend.WhiteoutsNone, 3},
+	} {
+		dir := t.TempDir()
+		res, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{Whiteouts: test.whiteouts, Marks: test.marks})
+		assert.NilError(t, err)
+		assert.Equal(t, res.LeftOut.Count, test.leftOut)
+		got, err := snapshot(dir)
+		assert.NilError(t, err)
+		assert.Assert(t, !strings.Contains(got["d"], "overlay"), got["d"])
+		assert.Equal(t, strings.Contains(got["f"], `user.overlay.metacopy="nested"`), test.leftOut == 2, got["f"])
+		assert.Assert(t, strings.Contains(got["g"], `trusted.mine="kept"`))
 	}
-	assert.Assert(t, strings.Contains(got["g"], `trusted.mine="kept"`))
+	dir := t.TempDir()
+	mkdir(t, filepath.Join(dir, "d"))
+	for _, name := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+		assert.NilError(t, unix.Lsetxattr(filepath.Join(dir, "d"), name, []byte("y"), 0))
+	}
+	for _, marks := range []backend.Whiteouts{backend.WhiteoutsNone, backend.WhiteoutsOverlay, backend.WhiteoutsOverlayUser} {
+		var out bytes.Buffer
+		assert.NilError(t, WriteChanges(t.Context(), &out, dir, listChanges(added("/d")...), WriteOptions{Marks: marks}))
+		records := readTar(t, out.Bytes())[0].PAXRecords
+		assert.Equal(t, records[xattrPrefix+"trusted.overlay.opaque"], "")
+		assert.Equal(t, records[xattrPrefix+"user.overlay.opaque"] == "y", marks != backend.WhiteoutsOverlayUser)
+	}
+}
+
+// TestAbsentAttributes: what the kernel does not know is left out, what it knows and cannot do is an error.
+func TestAbsentAttributes(t *testing.T) {
+	needRoot(t)
+	dir := loopMount(t, "ext4", 8<<20)
+	for _, test := range []struct {
+		name, value string
+		want        error // nil: left out
+	}{
+		{name: "com.apple.provenance"},
+		{name: "system.nfs4_acl"},
+		{name: "nonsense"},
+		{name: "user"},
+		{name: "user.big", value: strings.Repeat("x", 60<<10), want: unix.ENOSPC},
+		{name: "user.huge", value: strings.Repeat("x", maxXattrs+1), want: unix.E2BIG},
+		{name: "user." + strings.Repeat("n", 300), want: unix.ERANGE},
+		{name: "security.capability", value: "no capability", want: unix.EINVAL},
+	} {
+		layer := filepath.Join(dir, "layer")
+		mkdir(t, layer)
+		res, err := Apply(t.Context(), layer, bytes.NewReader(makeTar(t, xattrEntry(fileEntry("f", ""), test.name, test.value))), Options{})
+		if test.want != nil {
+			assert.ErrorIs(t, err, test.want, test.name)
+		} else {
+			assert.NilError(t, err, test.name)
+			assert.DeepEqual(t, res.LeftOut, Note{Count: 1, First: test.name + ` of "f": operation not supported`})
+		}
+		assert.NilError(t, os.RemoveAll(layer))
+	}
+	assert.Assert(t, !absentXattr("security.capability", unix.S_IFREG, unix.ENOTSUP))
+	assert.Assert(t, !absentXattr("trusted.x", unix.S_IFREG, unix.EPERM))
+	assert.Assert(t, !absentXattr("user.x", unix.S_IFREG, unix.EPERM))
+	assert.Assert(t, absentXattr("user.x", unix.S_IFIFO, unix.EPERM))
 }
 
 // TestCancel stops an Apply whose tar never ends.

@@ -6,6 +6,11 @@ import "strata/backend"
 type Options struct {
 	// Whiteouts is how deletions are stored in the directory.
 	Whiteouts backend.Whiteouts
+	// Marks is what marks act where the layer is mounted, if Whiteouts does not say so: what would be one is kept out.
+	Marks backend.Whiteouts
+	// Below opens the view of what the layers below show, for the dialects of overlay. It is called when that is first
+	// asked for. nil says that it is not known yet; Settle is to be called once it is.
+	Below func() (backend.Below, error)
 	// IDMap maps the tar's owners to those on disk. nil changes nothing.
 	IDMap *backend.IDMap
 	// Log records what Replay needs to give the tar back byte for byte. nil records nothing. Apply
@@ -13,6 +18,8 @@ type Options struct {
 	Log *LogWriter
 	// Durable makes everything that was unpacked durable before Apply returns: see the package comment.
 	Durable bool
+	// AllowEmpty takes a stream of no bytes for a layer without entries. Otherwise it is io.ErrUnexpectedEOF.
+	AllowEmpty bool
 	// Workers is how many files are written at a time. 0 takes the default.
 	Workers int
 }
@@ -23,12 +30,25 @@ type Result struct {
 	Bytes   int64  // length of the whole stream, bytes
 	Digest  string // "sha256:" and 64 hex digits, over the whole stream
 	Entries int    // entries, extension headers not counted
+	// LeftOut are extended attributes that files of the layer do not have: Linux or the file system knows none of that name for
+	// a file of that kind, or they would act on other layers.
+	LeftOut Note
+	// Devices0 are character devices 0:0. Where overlayfs mounts the layer they are deletions, elsewhere devices.
+	Devices0 Note
+}
+
+// Note is something that whoever keeps a log may want to write down.
+type Note struct {
+	Count int
+	First string // one of them, for people; the first, or nearly so
 }
 
 // WriteOptions say how WriteChanges makes a tar.
 type WriteOptions struct {
 	// IDMap maps the owners on disk to those in the tar. nil changes nothing.
 	IDMap *backend.IDMap
+	// Marks is what marks the directory has of how layers are merged: they stay out of the tar.
+	Marks backend.Whiteouts
 	// Vanished says that the tree is in use: files that are gone are left out, and files that shrink
 	// while they are read are filled up with zeros. Otherwise both are errors.
 	Vanished bool
@@ -36,11 +56,15 @@ type WriteOptions struct {
 
 // Limits on what a tar may make us keep in memory.
 const (
-	// maxSpecial bounds an extension header (PAX records, GNU long name) and a sparse map, bytes.
-	// archive/tar has the same limit.
+	// maxSpecial bounds an extension header, but for a sparse map in it, bytes. archive/tar has the same limit.
 	maxSpecial = 1 << 20
-	// maxSegments bounds the data segments of one sparse file.
-	maxSegments = 1 << 16
+	// maxSegments bounds the data segments of one sparse file: 16 MiB of memory, and as many as a file of 8 GiB can have in which
+	// every other block of 4 KiB is a hole.
+	maxSegments = 1 << 20
+	// maxPAX bounds a PAX header, bytes: its records, and a sparse map of 0.0, of which a segment takes up to 84 bytes.
+	maxPAX = maxSpecial + 84*maxSegments
+	// paxPiece is how much of a PAX header is read at a time, bytes: whole blocks.
+	paxPiece = 64 << 10
 )
 
 // modeBits are the permission bits, with setuid, setgid and sticky.

@@ -22,6 +22,9 @@ func Apply(context.Context, string, io.Reader, Options) (Result, error) {
 	return Result{}, notHere("unpacking a layer tar")
 }
 
+// Settle needs Linux.
+func Settle(context.Context, string, Options) error { return notHere("settling a layer") }
+
 // WriteChanges needs Linux.
 func WriteChanges(context.Context, io.Writer, string, iter.Seq2[backend.Change, error], WriteOptions) error {
 	return notHere("packing a layer tar")

@@ -17,7 +17,8 @@ const (
 	maxPendingBytes = 8 << 20 // of names and attributes
 )
 
-// links are hard links whose target has not come yet.
+// links are hard links whose target has not come yet. An empty file stands for each of them, so that what comes between finds
+// what it would find if the link were there.
 type links struct {
 	pending map[string]pending // by canonical path
 	order   []string
@@ -50,20 +51,6 @@ func (l *links) add(path string, p pending) error {
 	return nil
 }
 
-func (l *links) cancel(path string) {
-	if len(l.pending) > 0 {
-		delete(l.pending, path)
-	}
-}
-
-func (l *links) cancelBelow(dir string) {
-	for path := range l.pending {
-		if within(path, dir) {
-			delete(l.pending, path)
-		}
-	}
-}
-
 // makeAll makes the links that are left, each after the link it leads to.
 func (l *links) makeAll(a *applier) error {
 	for _, path := range l.order {
@@ -71,11 +58,7 @@ func (l *links) makeAll(a *applier) error {
 		for p, ok := l.pending[path]; ok; p, ok = l.pending[path] {
 			chain = append(chain, late{path, p})
 			delete(l.pending, path)
-			target, err := cleanName(p.entry.link)
-			if err != nil {
-				return err
-			}
-			path = target
+			path = cleanName(p.entry.link)
 		}
 		for _, p := range slices.Backward(chain) {
 			if err := a.makeLate(p); err != nil {
@@ -88,20 +71,24 @@ func (l *links) makeAll(a *applier) error {
 
 func (a *applier) makeLate(p late) error {
 	parent, base := splitName(p.path)
-	d, err := a.tree.find(parent)
+	d, err := a.tree.get(parent)
 	if err != nil {
 		return err
 	}
 	defer d.unpin()
-	return a.makeLink(p.entry, &p.attrs, d, base)
+	if err := a.removeFile(d.fd, base, p.path); err != nil {
+		return err
+	}
+	err = a.makeLink(p.entry, &p.attrs, d, base)
+	if errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("%w: the layer itself has to have the file: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return err
 }
 
 // link unpacks a hard link. If its target is not there yet it is made at the end of the tar.
 func (a *applier) link(e *entry, at *attrs, d *dir, base string) error {
-	target, err := cleanName(e.link)
-	if err != nil {
-		return fmt.Errorf("link to %q: %w", e.link, err)
-	}
+	target := cleanName(e.link)
 	if path := joinName(d.path, base); target != path {
 		if err := a.vacate(d, base, path); err != nil {
 			return err
@@ -110,10 +97,13 @@ func (a *applier) link(e *entry, at *attrs, d *dir, base string) error {
 	if a.o.Whiteouts != backend.WhiteoutsAUFS && classify(target) == linkTarget {
 		return a.area.link(a, target, d, base)
 	}
-	err = a.makeLink(e, at, d, base)
+	err := a.makeLink(e, at, d, base)
 	if errors.Is(err, unix.ENOENT) {
 		path := joinName(d.path, base)
-		a.tree.made[a.tree.key(path)] = made{}
+		if err := unix.Mknodat(d.fd, base, unix.S_IFREG, 0); err != nil {
+			return fmt.Errorf("make file in place of link: %w", err)
+		}
+		a.tree.made[a.tree.key(path)] = made{link: true}
 		return a.links.add(path, pending{e, *at})
 	}
 	return err
@@ -122,21 +112,26 @@ func (a *applier) link(e *entry, at *attrs, d *dir, base string) error {
 // makeLink makes a hard link to a file that is there. It does not follow the target if that is a
 // symlink, and it sets what the link's own header says.
 func (a *applier) makeLink(e *entry, at *attrs, d *dir, base string) error {
-	target, err := cleanName(e.link)
-	if err != nil {
-		return err
+	parent, name := splitName(cleanName(e.link))
+	found, err := a.tree.find(parent)
+	if err == nil && found.dir == nil {
+		err = unix.ENOENT
 	}
-	parent, name := splitName(target)
-	from, err := a.tree.find(parent)
 	if err != nil {
 		return fmt.Errorf("link to %q: %w", e.link, err)
 	}
+	from := found.dir
 	defer from.unpin()
 	var st unix.Stat_t
-	if err := a.tree.stat(from, name, &st); err != nil {
+	path := joinName(from.path, name)
+	if err := a.tree.stat(from, name, path, &st); err != nil {
 		return fmt.Errorf("link to %q: %w", e.link, err)
 	}
-	if from == d && name == base || st.Mode&unix.S_IFMT == unix.S_IFDIR || a.tree.made[a.tree.key(joinName(from.path, name))].gone {
+	target := a.tree.made[a.tree.key(path)]
+	if target.link {
+		return fmt.Errorf("link to %q, a link that waits itself: %w", e.link, unix.ENOENT)
+	}
+	if from == d && name == base || st.Mode&unix.S_IFMT == unix.S_IFDIR || target.gone {
 		return fmt.Errorf("link to %q, which is itself, a directory or deleted: %w", e.link, errdefs.ErrInvalidArgument)
 	}
 	if err := unix.Linkat(from.fd, name, d.fd, base, 0); err != nil {

@@ -18,6 +18,7 @@ const (
 	chunkGoal  = 512 << 10 // a chunk is closed once it holds this much
 	chunkLimit = 4 << 20   // no chunk holds more
 	rawGoal    = 64 << 10  // framing is gathered up to this much
+	maxLogged  = 1 << 16   // segments of one sparse file in a record; the data of a file with more is in the log itself
 	maxSaved   = 1 << 20   // deleted files in one log; their index is kept in memory
 )
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
+
+	"strata/backend/regular"
 )
 
 // Log is a complete log. Its methods may be called concurrently, Close excepted.
@@ -25,7 +27,7 @@ type Log struct {
 // OpenLog opens a log. One that is cut off or damaged is an errdefs.ErrDataLoss; damage to records
 // shows in Replay only.
 func OpenLog(path string) (*Log, error) {
-	f, err := os.Open(path)
+	f, err := regular.OpenOwn(path, math.MaxInt64)
 	if err != nil {
 		return nil, fmt.Errorf("open tar log: %w", err)
 	}
@@ -268,7 +270,7 @@ func (d *decoder) file(r *record) {
 
 func (d *decoder) segments(r *record) {
 	n := d.uint()
-	if n > maxSegments {
+	if n > maxLogged {
 		d.bad = true
 		return
 	}

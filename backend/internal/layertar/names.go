@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"strata/backend"
 )
 
 // Names with a meaning of their own in a layer tar (OCI image spec, layer.md; the meta names are
@@ -44,6 +46,24 @@ func classify(name string) meaning {
 	return ordinary
 }
 
+// maxName bounds the name of an entry, and the path that symlinks make of it, bytes: a hard link and its target fit into an extension
+// header. So what is unpacked can be packed again, and what is packed can be unpacked. Linux makes directories that are deeper.
+const maxName = maxSpecial/2 - (4 << 10)
+
+// maxDepth bounds how many directories a name may name.
+const maxDepth = 16 << 10
+
+// CheckName refuses a name that is too long or too deep.
+func CheckName(name string) error {
+	if len(name) > maxName {
+		return fmt.Errorf("name of %d bytes, the most is %d: %w", len(name), maxName, errdefs.ErrInvalidArgument)
+	}
+	if n := strings.Count(name, "/"); n > maxDepth {
+		return fmt.Errorf("name through %d directories, the most is %d: %w", n, maxDepth, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
 // whiteoutTarget returns the name that a whiteout deletes. ".wh.", ".wh.." and ".wh..." would
 // delete the directory itself or its parent.
 func whiteoutTarget(base string) (string, error) {
@@ -54,25 +74,19 @@ func whiteoutTarget(base string) (string, error) {
 	return name, nil
 }
 
-// cleanName makes a name from a tar a clean path relative to the layer's root, "." for the root
-// itself. Absolute names are relative to the root. Names that climb out of it are an error, as in
-// Docker.
-func cleanName(name string) (string, error) {
-	if name == "" {
-		return "", fmt.Errorf("empty name: %w", errdefs.ErrInvalidArgument)
+// cleanName makes a name from a tar a clean path relative to the layer's root, "." for the root itself,
+// as if the tar were unpacked at "/": ".." in the root is the root, as in Docker and containerd.
+func cleanName(name string) string {
+	clean := path.Clean("/" + name)[1:]
+	if clean == "" {
+		return "."
 	}
-	clean := path.Clean(name)
-	if clean[0] == '/' {
-		clean = strings.TrimPrefix(clean, "/")
-		if clean == "" {
-			clean = "."
-		}
-	}
-	if clean == ".." || strings.HasPrefix(clean, "../") {
-		return "", fmt.Errorf("name climbs out of the layer: %w", errdefs.ErrInvalidArgument)
-	}
-	return clean, nil
+	return clean
 }
+
+// isHere reports whether a name says nothing but "here": an empty one, "." or "./". Docker and containerd pass over
+// such an entry whatever it is; most tars begin with one, which tells of the directory that somebody packed.
+func isHere(name string) bool { return path.Clean(name) == "." }
 
 // splitName splits a clean relative path into directory ("." for the root) and name.
 func splitName(name string) (dir, base string) {
@@ -96,8 +110,11 @@ func within(name, dir string) bool {
 	return dir == "." || name == dir || len(name) > len(dir) && name[len(dir)] == '/' && name[:len(dir)] == dir
 }
 
-// foreignXattr reports whether an attribute is overlayfs's own. In a layer it would redirect lookups
-// into other layers, so it is neither unpacked nor packed.
-func foreignXattr(name string) bool {
-	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
+// foreignXattr reports whether an attribute is a mark of overlayfs that could act where the layer is mounted, and redirect
+// lookups into other layers: it is neither unpacked nor packed. The marks in user.* that an overlay inside a container makes
+// are content like any other, unless the layer's own are called so. Those in trusted.* are left out whatever
+// mounts the layer.
+func foreignXattr(name string, marks backend.Whiteouts) bool {
+	return strings.HasPrefix(name, "trusted.overlay.") ||
+		marks == backend.WhiteoutsOverlayUser && strings.HasPrefix(name, "user.overlay.")
 }

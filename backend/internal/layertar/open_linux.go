@@ -47,13 +47,13 @@ func openDirAt(root int, path string) (int, error) {
 		fd, err = unix.Openat2(root, path, &how)
 		return err
 	})
-	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENAMETOOLONG) { // before Linux 5.6, or longer than PATH_MAX
 		return walkDirAt(root, path)
 	}
 	return fd, err
 }
 
-// walkDirAt is openDirAt for kernels without openat2: one component at a time.
+// walkDirAt is openDirAt for kernels without openat2 and for any length of path: one component at a time.
 func walkDirAt(root int, path string) (int, error) {
 	at := root
 	for part := range strings.SplitSeq(path, "/") {
@@ -92,11 +92,13 @@ func openAt(dir int, name string, flags int) (int, error) {
 // that would dirty every inode.
 func openFileAt(dir int, name string) (int, error) {
 	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	fd, err := openAt(dir, name, flags|unix.O_NOATIME)
-	if errors.Is(err, unix.EPERM) {
-		return openAt(dir, name, flags)
-	}
-	return fd, err
+	return patiently(func() (int, error) {
+		fd, err := openAt(dir, name, flags|unix.O_NOATIME)
+		if errors.Is(err, unix.EPERM) {
+			return openAt(dir, name, flags)
+		}
+		return fd, err
+	})
 }
 
 // preadFull fills p from the offset and returns how much there was.
@@ -117,66 +119,4 @@ func preadFull(fd int, p []byte, offset int64) (int, error) {
 		done += n
 	}
 	return done, nil
-}
-
-// dirReader opens files below a root, keeping the directories used last open. It is for one
-// goroutine.
-type dirReader struct {
-	root int
-	open [dirReaderSize]openDir
-	next int // to be replaced
-}
-
-type openDir struct {
-	path string
-	fd   int
-}
-
-// dirReaderSize is enough for a walk in path order of a tree 8 deep.
-const dirReaderSize = 8
-
-func newDirReader(root int) *dirReader { return &dirReader{root: root} }
-
-// dir returns the directory at a clean relative path. It stays open until the next call.
-func (r *dirReader) dir(path string) (int, error) {
-	if path == "." {
-		return r.root, nil
-	}
-	for i := range r.open {
-		if r.open[i].path == path {
-			return r.open[i].fd, nil
-		}
-	}
-	fd, err := openDirAt(r.root, path)
-	if err != nil {
-		return -1, err
-	}
-	slot := &r.open[r.next]
-	r.next = (r.next + 1) % dirReaderSize
-	slot.close()
-	*slot = openDir{path, fd}
-	return fd, nil
-}
-
-// file opens the file at a clean relative path for reading.
-func (r *dirReader) file(path string) (int, error) {
-	dir, base := splitName(path)
-	at, err := r.dir(dir)
-	if err != nil {
-		return -1, err
-	}
-	return openFileAt(at, base)
-}
-
-func (r *dirReader) close() {
-	for i := range r.open {
-		r.open[i].close()
-		r.open[i] = openDir{}
-	}
-}
-
-func (d *openDir) close() {
-	if d.path != "" {
-		closeQuietly(d.fd, -1)
-	}
 }

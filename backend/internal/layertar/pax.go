@@ -23,42 +23,130 @@ type extension struct {
 	longLink       string
 }
 
-// setPAX replaces all PAX records of x by those in data. Records that we have no use for are
-// checked and forgotten.
-func (x *extension) setPAX(data string) error {
+// paxRecords works the records of a PAX header into an extension as they come, so that a sparse map takes the memory of its
+// segments and not of its text. Records that we have no use for are checked and forgotten.
+type paxRecords struct {
+	x    *extension
+	rest []byte // a record that is not whole yet
+	size int    // of the records so far that are no part of a sparse map, bytes
+	list int    // bytes of a sparse map's record that are still to come
+}
+
+// newPAX returns the records of a new header, which replaces all PAX records of x.
+func newPAX(x *extension) *paxRecords {
 	*x = extension{longName: x.longName, longLink: x.longLink}
-	for data != "" {
-		key, value, rest, err := cutRecord(data)
+	return &paxRecords{x: x}
+}
+
+// add takes the next bytes of the header.
+func (p *paxRecords) add(b []byte) error {
+	data := append(p.rest, b...)
+	for len(data) > 0 {
+		n, err := p.step(data)
 		if err != nil {
 			return err
 		}
-		data = rest
-		if err := x.record(key, value); err != nil {
-			return err
+		if n == 0 {
+			break
 		}
+		data = data[n:]
+	}
+	p.rest = append(p.rest[:0], data...)
+	return nil
+}
+
+// end says that the header is complete.
+func (p *paxRecords) end() error {
+	if len(p.rest) > 0 || p.list > 0 {
+		return badRecord(p.rest)
 	}
 	return nil
 }
 
-// cutRecord splits "LENGTH KEY=VALUE\n" off the front of data; LENGTH counts the whole record.
-func cutRecord(data string) (key, value, rest string, err error) {
-	digits, _, ok := strings.Cut(data, " ")
-	if !ok || len(digits) > 8 {
-		return "", "", "", badRecord(data)
+// mapKey begins a record that is taken in pieces.
+const mapKey = "GNU.sparse.map="
+
+// step takes what it can from the front of data and returns how much that was, 0 if it needs more.
+func (p *paxRecords) step(data []byte) (int, error) {
+	if p.list > 0 {
+		return p.mapText(data)
 	}
-	n, err := strconv.ParseUint(digits, 10, 32)
-	if err != nil || n > uint64(len(data)) || n < uint64(len(digits))+2 || data[n-1] != '\n' {
-		return "", "", "", badRecord(data)
+	head, n, err := recordLength(data)
+	if head == 0 || err != nil {
+		return 0, err
 	}
-	key, value, ok = strings.Cut(data[len(digits)+1:n-1], "=")
-	if !ok || key == "" || strings.Contains(key, "\x00") {
-		return "", "", "", badRecord(data)
+	body := data[head:min(n, len(data))]
+	switch {
+	case n-head > len(mapKey) && strings.HasPrefix(string(body[:min(len(body), len(mapKey))]), mapKey):
+		p.list = n - head - len(mapKey)
+		p.x.sparse.list = sparseMap{}
+		return head + len(mapKey), nil
+	case n > len(data) && len(body) < len(mapKey):
+		return 0, nil
+	case n-head > maxSpecial:
+		return 0, fmt.Errorf("PAX record of %d bytes, at most %d are allowed: %w", n, maxSpecial, errdefs.ErrInvalidArgument)
+	case n > len(data):
+		return 0, nil
 	}
-	return key, value, data[n:], nil
+	return n, p.record(string(body))
 }
 
-func badRecord(data string) error {
-	return fmt.Errorf("bad PAX record at %.40q: %w", data, errdefs.ErrInvalidArgument)
+// record takes "KEY=VALUE\n".
+func (p *paxRecords) record(text string) error {
+	line, ok := strings.CutSuffix(text, "\n")
+	key, value, found := strings.Cut(line, "=")
+	if !ok || !found || key == "" || strings.Contains(key, "\x00") {
+		return badRecord([]byte(text))
+	}
+	if key != "GNU.sparse.offset" && key != "GNU.sparse.numbytes" {
+		if p.size += len(text); p.size > maxSpecial {
+			return fmt.Errorf("PAX records of more than %d bytes: %w", maxSpecial, errdefs.ErrInvalidArgument)
+		}
+	}
+	return p.x.record(key, value)
+}
+
+// mapText takes a piece of a sparse map, whose record ends with a newline.
+func (p *paxRecords) mapText(data []byte) (int, error) {
+	data = data[:min(len(data), p.list)]
+	for _, c := range data {
+		p.list--
+		if (c == '\n') != (p.list == 0) {
+			return 0, badRecord(data)
+		}
+		if c == '\n' && p.x.sparse.list.empty() {
+			break // a map without segments
+		}
+		end := byte(',')
+		if c == '\n' {
+			end = c
+		}
+		if err := p.x.sparse.list.text(c, end); err != nil {
+			return 0, err
+		}
+	}
+	return len(data), nil
+}
+
+// recordLength reads the length of the record "LENGTH KEY=VALUE\n", which counts all of it, and returns the length of what is
+// before KEY, too: 0 if data ends within that.
+func recordLength(data []byte) (head, n int, err error) {
+	digits, _, ok := strings.Cut(string(data[:min(len(data), maxRecordDigits+1)]), " ")
+	if !ok && len(data) <= maxRecordDigits {
+		return 0, 0, nil
+	}
+	length, err := strconv.ParseUint(digits, 10, 31)
+	if !ok || err != nil || length < uint64(len(digits))+2 {
+		return 0, 0, badRecord(data)
+	}
+	return len(digits) + 1, int(length), nil
+}
+
+// maxRecordDigits is how many digits the length of a record may have.
+const maxRecordDigits = 8
+
+func badRecord(data []byte) error {
+	return fmt.Errorf("bad PAX record at %.40q: %w", data[:min(len(data), 40)], errdefs.ErrInvalidArgument)
 }
 
 func (x *extension) record(key, value string) error {

@@ -104,22 +104,43 @@ func (r *reader) extend(x *extension) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("size of extension header %q: %w", kind, err)
 	}
-	if size < 0 || size > maxSpecial {
-		return false, fmt.Errorf("extension header %q is %d bytes long, at most %d are allowed: %w", kind, size, maxSpecial, errdefs.ErrInvalidArgument)
+	limit := int64(maxSpecial)
+	if kind == 'x' {
+		limit = maxPAX
+	}
+	if size < 0 || size > limit {
+		return false, fmt.Errorf("extension header %q is %d bytes long, at most %d are allowed: %w", kind, size, limit, errdefs.ErrInvalidArgument)
+	}
+	if kind == 'x' {
+		return true, r.pax(newPAX(x), size)
 	}
 	data, err := r.special(size)
 	if err != nil {
 		return false, fmt.Errorf("extension header %q: %w", kind, err)
 	}
 	switch kind {
-	case 'x':
-		return true, x.setPAX(string(data))
 	case 'L':
 		x.longName = text(data)
 	case 'K':
 		x.longLink = text(data)
 	}
 	return true, nil
+}
+
+// pax reads a PAX header piece by piece.
+func (r *reader) pax(p *paxRecords, size int64) error {
+	for size > 0 {
+		n := min(size, paxPiece)
+		data, err := r.special(n)
+		if err == nil {
+			err = p.add(data)
+		}
+		if err != nil {
+			return fmt.Errorf("extension header 'x': %w", err)
+		}
+		size -= n
+	}
+	return p.end()
 }
 
 // special reads framing of the given size and the padding after it. The bytes are good until the
@@ -224,32 +245,31 @@ func (r *reader) blockMap(e *entry) error {
 	if e.size, err = number(r.header.bytes(fieldGNUReal)); err != nil {
 		return fmt.Errorf("real size: %w", err)
 	}
-	if e.segments, err = blockSegments(nil, r.header.bytes(fieldGNUSparse)); err != nil {
+	var m sparseMap
+	if err := m.block(r.header.bytes(fieldGNUSparse)); err != nil {
 		return err
 	}
-	for more, n := r.header[gnuExtendedOffset] != 0, 0; more; n++ {
-		if n == maxSpecial/blockSize {
-			return fmt.Errorf("sparse map is longer than %d bytes: %w", maxSpecial, errdefs.ErrInvalidArgument)
-		}
+	for more := r.header[gnuExtendedOffset] != 0; more; {
 		b, err := r.special(blockSize)
 		if err != nil {
 			return fmt.Errorf("sparse map: %w", err)
 		}
-		if e.segments, err = blockSegments(e.segments, b[:504]); err != nil {
+		if err := m.block(b[:504]); err != nil {
 			return err
 		}
 		more = b[504] != 0
 	}
+	e.segments = m.segments
 	return nil
 }
 
 // dataMap reads the map of version 1.0: decimal numbers, one a line, padded to a block, the first
 // being the number of pairs.
 func (r *reader) dataMap() ([]segment, error) {
-	var lines []string
-	rest, want := "", 1
-	for n := 0; len(lines) < want; n++ {
-		if r.stored < blockSize || n == maxSpecial/blockSize {
+	var m sparseMap
+	want := -1 // not read yet
+	for want < 0 || len(m.segments) < want {
+		if r.stored < blockSize {
 			return nil, fmt.Errorf("sparse map does not end: %w", errdefs.ErrInvalidArgument)
 		}
 		b, err := r.special(blockSize)
@@ -257,22 +277,11 @@ func (r *reader) dataMap() ([]segment, error) {
 			return nil, fmt.Errorf("sparse map: %w", err)
 		}
 		r.stored -= blockSize
-		parts := strings.Split(rest+string(b), "\n")
-		rest = parts[len(parts)-1]
-		if len(rest) > blockSize {
-			return nil, fmt.Errorf("sparse map has a line of more than %d bytes: %w", blockSize, errdefs.ErrInvalidArgument)
+		if want, err = m.lines(b, want); err != nil {
+			return nil, err
 		}
-		lines = append(lines, parts[:len(parts)-1]...)
-		if want > 1 || len(lines) == 0 {
-			continue
-		}
-		pairs, err := parsePairs([]string{lines[0], "0"})
-		if err != nil || pairs[0].offset < 0 || pairs[0].offset > maxSegments {
-			return nil, fmt.Errorf("sparse map of %q segments: %w", lines[0], errdefs.ErrInvalidArgument)
-		}
-		want += 2 * int(pairs[0].offset)
 	}
-	return parsePairs(lines[1:want])
+	return m.segments, nil
 }
 
 // take returns the next bytes of the entry's data, at most limit of them, or io.EOF after the

@@ -16,8 +16,64 @@ type paxSparse struct {
 	name           string
 	size, realSize string
 	blocks         string
-	list           string   // 0.1: numbers between commas
-	pairs          []string // 0.0
+	list           sparseMap // 0.1: numbers between commas
+	pairs          sparseMap // 0.0
+}
+
+// sparseMap is a map as it is read: offset and length in turn.
+type sparseMap struct {
+	segments []segment
+	offset   string // of the next segment, if that has begun
+	digits   []byte // of the next number
+}
+
+// maxDigits is how many digits a number in a map may have: those of the largest, and a sign.
+const maxDigits = 20
+
+// empty reports whether nothing has been read.
+func (m *sparseMap) empty() bool { return len(m.segments) == 0 && m.offset == "" && len(m.digits) == 0 }
+
+// text takes a map's text byte by byte. end ends a number.
+func (m *sparseMap) text(c, end byte) error {
+	if c != end {
+		if len(m.digits) == maxDigits {
+			return fmt.Errorf("number %q in a sparse map is too long: %w", m.digits, errdefs.ErrInvalidArgument)
+		}
+		m.digits = append(m.digits, c)
+		return nil
+	}
+	err := m.number(string(m.digits))
+	m.digits = m.digits[:0]
+	return err
+}
+
+// number takes the next number.
+func (m *sparseMap) number(s string) error {
+	if m.offset == "" {
+		if s == "" {
+			return fmt.Errorf("sparse map lacks an offset: %w", errdefs.ErrInvalidArgument)
+		}
+		m.offset = s
+		return nil
+	}
+	offset, err := strconv.ParseInt(m.offset, 10, 64)
+	if err != nil {
+		return fmt.Errorf("sparse offset %q: %w", m.offset, errdefs.ErrInvalidArgument)
+	}
+	length, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return fmt.Errorf("sparse length %q: %w", s, errdefs.ErrInvalidArgument)
+	}
+	m.offset = ""
+	return m.add(segment{offset, length})
+}
+
+func (m *sparseMap) add(s segment) error {
+	if len(m.segments) == maxSegments {
+		return fmt.Errorf("sparse map has more than %d segments: %w", maxSegments, errdefs.ErrInvalidArgument)
+	}
+	m.segments = append(m.segments, s)
+	return nil
 }
 
 func (p *paxSparse) record(name, value string) error {
@@ -34,13 +90,11 @@ func (p *paxSparse) record(name, value string) error {
 		p.realSize = value
 	case "numblocks":
 		p.blocks = value
-	case "map":
-		p.list = value
 	case "offset", "numbytes":
-		if (len(p.pairs)%2 == 0) != (name == "offset") {
+		if (p.pairs.offset == "") != (name == "offset") {
 			return fmt.Errorf("GNU.sparse.%s out of order: %w", name, errdefs.ErrInvalidArgument)
 		}
-		p.pairs = append(p.pairs, value)
+		return p.pairs.number(value)
 	}
 	return nil
 }
@@ -65,7 +119,7 @@ func (p *paxSparse) version() (version, error) {
 		return mapInData, nil
 	case p.major != "" || p.minor != "":
 		return 0, fmt.Errorf("GNU sparse version %q.%q is not known: %w", p.major, p.minor, errdefs.ErrNotImplemented)
-	case p.list != "" || len(p.pairs) > 0:
+	case !p.list.empty() || !p.pairs.empty():
 		return mapInPAX, nil
 	}
 	return notSparse, nil
@@ -91,52 +145,53 @@ func (p *paxSparse) apply(e *entry) error {
 
 // segments returns the map of versions 0.0 and 0.1.
 func (p *paxSparse) segments() ([]segment, error) {
-	numbers := p.pairs
-	if len(numbers) == 0 && p.list != "" {
-		numbers = strings.Split(p.list, ",")
+	m := &p.pairs
+	if m.empty() {
+		m = &p.list
 	}
-	if want, err := strconv.Atoi(p.blocks); err != nil || want < 0 || len(numbers)%2 != 0 || want != len(numbers)/2 {
-		return nil, fmt.Errorf("sparse map has %d numbers, want %q pairs: %w", len(numbers), p.blocks, errdefs.ErrInvalidArgument)
+	if want, err := strconv.Atoi(p.blocks); err != nil || m.offset != "" || want != len(m.segments) {
+		return nil, fmt.Errorf("sparse map has %d segments, want %q: %w", len(m.segments), p.blocks, errdefs.ErrInvalidArgument)
 	}
-	return parsePairs(numbers)
+	return m.segments, nil
 }
 
-func parsePairs(numbers []string) ([]segment, error) {
-	if len(numbers)/2 > maxSegments {
-		return nil, fmt.Errorf("sparse map has %d segments, at most %d are allowed: %w", len(numbers)/2, maxSegments, errdefs.ErrInvalidArgument)
-	}
-	var list []segment
-	for i := 0; i+1 < len(numbers); i += 2 {
-		offset, err := strconv.ParseInt(numbers[i], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("sparse offset %q: %w", numbers[i], errdefs.ErrInvalidArgument)
+// lines takes a block of the map of version 1.0 and returns how many segments that is to have, want as soon as it is known.
+func (m *sparseMap) lines(b []byte, want int) (int, error) {
+	for _, c := range b {
+		if want >= 0 && len(m.segments) == want { // what follows pads the block
+			break
 		}
-		length, err := strconv.ParseInt(numbers[i+1], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("sparse length %q: %w", numbers[i+1], errdefs.ErrInvalidArgument)
+		if err := m.text(c, '\n'); err != nil {
+			return want, err
 		}
-		list = append(list, segment{offset, length})
+		if want >= 0 || m.offset == "" {
+			continue
+		}
+		n, err := strconv.Atoi(m.offset)
+		if err != nil || n < 0 || n > maxSegments {
+			return want, fmt.Errorf("sparse map of %q segments, at most %d are allowed: %w", m.offset, maxSegments, errdefs.ErrInvalidArgument)
+		}
+		want, m.offset = n, ""
 	}
-	return list, nil
+	return want, nil
 }
 
-// blockSegments reads the segments in a run of 24-byte pairs, up to the first that is empty.
-func blockSegments(list []segment, b []byte) ([]segment, error) {
+// block takes a run of 24-byte pairs of the old GNU format, up to the first that is empty.
+func (m *sparseMap) block(b []byte) error {
 	for ; len(b) >= 24 && b[0] != 0; b = b[24:] {
 		offset, err := number(b[:12])
 		if err != nil {
-			return nil, fmt.Errorf("sparse offset: %w", err)
+			return fmt.Errorf("sparse offset: %w", err)
 		}
 		length, err := number(b[12:24])
 		if err != nil {
-			return nil, fmt.Errorf("sparse length: %w", err)
+			return fmt.Errorf("sparse length: %w", err)
 		}
-		if len(list) == maxSegments {
-			return nil, fmt.Errorf("sparse map has more than %d segments: %w", maxSegments, errdefs.ErrInvalidArgument)
+		if err := m.add(segment{offset, length}); err != nil {
+			return err
 		}
-		list = append(list, segment{offset, length})
 	}
-	return list, nil
+	return nil
 }
 
 // checkSegments accepts segments that are in order, do not overlap, lie within size and make up

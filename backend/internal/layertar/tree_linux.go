@@ -5,18 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"strings"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-)
 
-const (
-	// maxDirs is how many directories an Apply keeps open. More than maxJobs, so that one is always idle.
-	maxDirs = 128
-	// maxLinks is how many symlinks a path may lead through; the kernel's own limit.
-	maxLinks = 40
+	"strata/backend"
 )
 
 // dir is an open directory of the layer. Its times, if they are known, are set when it is closed,
@@ -36,24 +30,35 @@ func (d *dir) unpin() { d.pins.Add(-1) }
 
 // made is what we know about a path that this Apply made.
 type made struct {
-	file  uint64 // number of its record in the log, plus one; 0 is none
-	dir   bool
-	fresh bool // dir: see there
-	timed bool // dir: its header set the times
-	gone  bool // a whiteout of the overlay dialects
+	file    uint64 // number of its record in the log, plus one; 0 is none
+	dir     bool
+	fresh   bool // dir: see there
+	covers  bool // dir: nothing of the layers below shows in it
+	timed   bool // dir: it has times that are to stay
+	implied bool // dir: no entry of its own
+	lower   bool // dir: implied, with the properties of the one below
+	gone    bool // a whiteout of the overlay dialects
+	link    bool // an empty file in place of a hard link whose target has not come yet
 }
+
+// stays tells that no mark concerns what was made: it has nothing of the layers below.
+func (m made) stays() bool { return !m.gone && (!m.dir || m.covers && !m.lower) }
 
 // tree is the layer as the parser sees it: directories by path, and the paths made so far. It is
 // used by the parser only; pins are what it shares with the writers.
 type tree struct {
 	root   *dir
 	dirs   map[string]*dir
+	room   int        // how many dirs may be
 	recent *list.List // of *dir, most recent first; the root is not in it
 	seed   maphash.Seed
 	made   map[uint64]made // by hash of the path: a path costs 40 bytes whatever its length
 	settle func() error    // waits for all writers
-	imply  func(parent *dir, base string) (*dir, error)
+	alive  func() error    // why unpacking was stopped
+	imply  func(parent *dir, base, path string, n *backend.Node) (*dir, error)
 	opened func(path string) // called for each directory but the root
+	view   view
+	budget budget
 	last   struct {
 		path string // as asked for
 		dir  *dir
@@ -68,13 +73,14 @@ func newTree(path string, settle func() error) (*tree, error) {
 	t := &tree{
 		root:   &dir{path: ".", fd: fd},
 		dirs:   map[string]*dir{},
+		room:   roomForDirs(),
 		recent: list.New(),
 		seed:   maphash.MakeSeed(),
 		made:   map[uint64]made{},
 		settle: settle,
 	}
 	if t.root.acl, err = hasDefaultACL(fd); err != nil {
-		return nil, errors.Join(fmt.Errorf("layer directory %s: %w", path, err), unix.Close(fd))
+		return nil, errors.Join(fmt.Errorf("layer directory %s: %w", path, err), t.close())
 	}
 	return t, nil
 }
@@ -90,8 +96,10 @@ func (t *tree) get(path string) (*dir, error) {
 		return t.last.dir, nil
 	}
 	d, err := t.lookup(path)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
-		d, err = t.walk(path, true)
+	if missing(err) {
+		var at spot
+		at, err = t.approach(path, true)
+		d = at.dir
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open directory %q: %w", path, err)
@@ -100,16 +108,24 @@ func (t *tree) get(path string) (*dir, error) {
 	return d, nil
 }
 
+// missing tells that a path did not lead to a directory straight away.
+func missing(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR)
+}
+
 // find is get without making anything.
-func (t *tree) find(path string) (*dir, error) {
+func (t *tree) find(path string) (spot, error) {
 	d, err := t.lookup(path)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
-		d, err = t.walk(path, false)
+	if err == nil {
+		return spot{path: path, dir: d}, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open directory %q: %w", path, err)
+	if missing(err) {
+		var at spot
+		if at, err = t.approach(path, false); err == nil {
+			return at, nil
+		}
 	}
-	return d, nil
+	return spot{}, fmt.Errorf("open directory %q: %w", path, err)
 }
 
 // lookup returns the directory at a canonical path, pinned.
@@ -123,7 +139,33 @@ func (t *tree) lookup(path string) (*dir, error) {
 		d.pins.Add(1)
 		return d, nil
 	}
-	fd, err := openDirAt(t.root.fd, path)
+	above, rest := t.above(path)
+	return t.open(above, rest, path)
+}
+
+// farPath is from which length on, bytes, a path is not looked up from the root if there is something nearer.
+const farPath = 256
+
+// above returns the open directory that is nearest above a path, and the way on from there.
+func (t *tree) above(path string) (near *dir, rest string) {
+	near, rest = t.root, path
+	if len(path) < farPath {
+		return near, rest
+	}
+	for e := t.recent.Front(); e != nil; e = e.Next() {
+		if d, ok := e.Value.(*dir); ok && len(d.path) < len(path) && len(path)-len(d.path)-1 < len(rest) && within(path, d.path) {
+			near, rest = d, path[len(d.path)+1:]
+		}
+	}
+	if near != t.root {
+		t.recent.MoveToFront(near.place)
+	}
+	return near, rest
+}
+
+// open opens the directory called name in d, which has this canonical path, and pins it.
+func (t *tree) open(d *dir, name, path string) (*dir, error) {
+	fd, err := t.openDir(func() (int, error) { return openDirAt(d.fd, name) })
 	if err != nil {
 		return nil, err
 	}
@@ -147,11 +189,12 @@ func (t *tree) add(path string, fd int) (*dir, error) {
 	return d, nil
 }
 
-// inspect fills d from what is known and from the disk.
+// inspect fills d from what is known and from the disk. A directory that was there before keeps its times, whatever is
+// made in it.
 func (t *tree) inspect(d *dir) error {
-	m := t.made[t.key(d.path)]
-	d.fresh, d.timed = m.fresh, m.timed
-	if d.timed { // set before, when it was closed; to be set again
+	m, ours := t.made[t.key(d.path)]
+	d.fresh, d.timed = m.fresh, m.timed || !ours
+	if d.timed {
 		var st unix.Stat_t
 		if err := unix.Fstat(d.fd, &st); err != nil {
 			return err
@@ -163,24 +206,40 @@ func (t *tree) inspect(d *dir) error {
 	return err
 }
 
-// makeRoom closes the directory that was not used for longest, if there are too many.
+// makeRoom closes the directories that were not used for longest, until there is room for one more.
 func (t *tree) makeRoom() error {
-	if len(t.dirs) < maxDirs {
-		return nil
-	}
-	for settled := false; ; settled = true {
-		for e := t.recent.Back(); e != nil; e = e.Prev() {
-			if d, ok := e.Value.(*dir); ok && d.pins.Load() == 0 {
-				return t.shut(d)
-			}
+	for settled := false; len(t.dirs) >= t.room; settled = true {
+		if err := t.shutIdle(); err != nil {
+			return err
+		}
+		if len(t.dirs) < t.room {
+			break
+		}
+		if settled && len(t.dirs) < maxDirs {
+			break // one entry needs them all
 		}
 		if settled {
-			return fmt.Errorf("all %d directories are in use: %w", maxDirs, errdefs.ErrInternal)
+			return fmt.Errorf("all of %d directories are in use: %w", len(t.dirs), errdefs.ErrInternal)
 		}
 		if err := t.settle(); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// shutIdle closes directories that nobody uses, as long as there are too many.
+func (t *tree) shutIdle() error {
+	for e := t.recent.Back(); e != nil && len(t.dirs) >= t.room; {
+		d, ok := e.Value.(*dir)
+		e = e.Prev()
+		if ok && d.pins.Load() == 0 {
+			if err := t.shut(d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // shut sets the directory's times and closes it.
@@ -234,99 +293,8 @@ func (t *tree) finish() error {
 }
 
 // close closes what is open, whatever happened before.
-func (t *tree) close() {
+func (t *tree) close() error {
 	t.drop(".")
 	closeQuietly(t.root.fd, -1)
-}
-
-// walk returns the directory at a path in which something is missing or a symlink. It keeps at
-// most one directory pinned and remembers names only: between two steps nobody but us changes the
-// tree, and if someone does, the open fails.
-func (t *tree) walk(path string, imply bool) (*dir, error) {
-	todo := strings.Split(path, "/")
-	d, err := t.lookup(".")
-	if err != nil {
-		return nil, err
-	}
-	for links := 0; len(todo) > 0; {
-		part := todo[0]
-		todo = todo[1:]
-		next, target, err := t.step(d, part, imply)
-		d.unpin()
-		if err != nil {
-			return nil, err
-		}
-		d = next
-		if target == "" {
-			continue
-		}
-		if links++; links > maxLinks {
-			d.unpin()
-			return nil, unix.ELOOP
-		}
-		todo = append(strings.Split(target, "/"), todo...)
-	}
-	return d, nil
-}
-
-// step goes from d to what part names in it. If that is a symlink it returns where to go on from,
-// and the path to take.
-func (t *tree) step(d *dir, part string, imply bool) (next *dir, target string, err error) {
-	switch part {
-	case "", ".":
-		d.pins.Add(1)
-		return d, "", nil
-	case "..":
-		up, _ := splitName(d.path) // the root is its own parent
-		next, err = t.lookup(up)
-		return next, "", err
-	}
-	path := joinName(d.path, part)
-	next, err = t.lookup(path)
-	if err == nil {
-		return next, "", nil
-	}
-	var st unix.Stat_t
-	serr := t.stat(d, part, &st)
-	if serr == nil && t.made[t.key(path)].gone {
-		serr = unix.ENOENT
-	}
-	switch {
-	case errors.Is(serr, unix.ENOENT) && imply:
-		next, err = t.imply(d, part)
-		return next, "", err
-	case serr != nil:
-		return nil, "", serr
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return nil, "", err
-	case st.Mode&unix.S_IFMT != unix.S_IFLNK:
-		return nil, "", fmt.Errorf("%q: %w", path, unix.ENOTDIR)
-	}
-	if target, err = readLink(d.fd, part); err != nil {
-		return nil, "", fmt.Errorf("read link %q: %w", path, err)
-	}
-	if strings.HasPrefix(target, "/") {
-		d = t.root
-	}
-	d.pins.Add(1)
-	return d, target, nil
-}
-
-// stat looks at a name in d, after waiting for writers that may be making it.
-func (t *tree) stat(d *dir, base string, st *unix.Stat_t) error {
-	if _, ok := t.made[t.key(joinName(d.path, base))]; ok {
-		if err := t.settle(); err != nil {
-			return err
-		}
-	}
-	return unix.Fstatat(d.fd, base, st, unix.AT_SYMLINK_NOFOLLOW)
-}
-
-func readLink(dir int, name string) (string, error) {
-	b := make([]byte, 4096) // PATH_MAX: no target is longer
-	n, err := unix.Readlinkat(dir, name, b)
-	if err != nil {
-		return "", err
-	}
-	return string(b[:n]), nil
+	return t.view.close()
 }

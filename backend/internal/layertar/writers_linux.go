@@ -172,11 +172,7 @@ func (j *job) make() error {
 // file makes a regular file and writes it.
 func (w *writers) file(j *job) (err error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd := -1
-	err = retry(func() (err error) {
-		fd, err = unix.Openat(j.dir.fd, j.name, flags, j.attrs.mode&0o777)
-		return err
-	})
+	fd, err := patiently(func() (int, error) { return unix.Openat(j.dir.fd, j.name, flags, j.attrs.mode&0o777) })
 	if err != nil {
 		return err
 	}

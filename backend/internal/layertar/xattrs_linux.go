@@ -7,24 +7,27 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"strata/backend"
+	files "strata/backend/internal/tree"
 )
 
 // maxXattrs is the largest list of names and the largest value that Linux has (XATTR_LIST_MAX,
 // XATTR_SIZE_MAX).
 const maxXattrs = 64 << 10
 
-// readXattrs returns the node's attributes that go into a tar, sorted by name.
-func readXattrs(n node) ([]xattr, error) {
+// readXattrs returns the node's attributes that go into a tar, sorted by name. Marks of how layers are merged do not.
+func readXattrs(n node, marks backend.Whiteouts) ([]xattr, error) {
 	names, err := n.listXattrs()
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list attributes: %w", err)
+		return nil, fmt.Errorf("list attributes: %w", files.ListError(err))
 	}
 	var list []xattr
 	for name := range strings.SplitSeq(names, "\x00") {
-		if name == "" || !packedXattr(name) {
+		if name == "" || !packedXattr(name, marks) {
 			continue
 		}
 		value, err := n.getXattr(name)

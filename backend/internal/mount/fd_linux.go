@@ -259,6 +259,24 @@ func clone(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// Bare shows what is mounted on dir without what is mounted in it, then or later. path leads there in this process until release is
+// called. On a kernel that has no such calls, before 5.12, it is dir itself.
+func Bare(dir string) (path string, release func() error, err error) {
+	tree, err := clone(dir)
+	if err == nil {
+		if err = setAttr(tree, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+			err = errors.Join(err, tree.Close())
+		}
+	}
+	if errors.Is(err, errOldKernel) {
+		return dir, func() error { return nil }, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/.", tree.Fd()), tree.Close, nil
+}
+
 func setAttr(tree *os.File, attr *unix.MountAttr) error {
 	err := unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH, attr)
 	idMapped := attr.Attr_set&unix.MOUNT_ATTR_IDMAP != 0

@@ -57,7 +57,6 @@ type Info struct {
 	Root    string // the directory of the file system that is mounted
 	Options string // properties of the mount, comma-separated
 	Super   string // options of the file system, comma-separated, escaped as the kernel shows them
-	Shared  bool   // mounts made here appear in other namespaces' copies
 }
 
 // idMapOption is the option that [IDMapOption] writes.

@@ -114,7 +114,10 @@ func unmountOne(ctx context.Context, target string) error {
 	var err error
 	for try := range busyTries {
 		if try > 0 {
-			time.Sleep(busyPause)
+			select {
+			case <-time.After(busyPause):
+			case <-ctx.Done():
+			}
 		}
 		if cerr := ctx.Err(); cerr != nil {
 			return fmt.Errorf("unmount %s: %w", target, cerr)

@@ -203,14 +203,22 @@ func TestBelow(t *testing.T) {
 // TestPropagation holds that a mount follows its parent, and that a bind never follows its source.
 func TestPropagation(t *testing.T) {
 	dir := scratch(t)
-	d := mkdirs(t, dir, "source", "target", "private")
-	shared, err := Shared(d[0])
-	assert.NilError(t, err)
-	assert.Equal(t, shared, false)
+	d := mkdirs(t, dir, "source", "target", "private", "peer")
+	seen := func(dir string, want bool, why string) {
+		t.Helper()
+		got, err := Seen(dir)
+		assert.NilError(t, err)
+		assert.Equal(t, got, want, why)
+	}
+	seen(d[0], false, "a private mount")
 	assert.NilError(t, unix.Mount("", dir, "", unix.MS_SHARED, ""))
-	shared, err = Shared(d[0])
-	assert.NilError(t, err)
-	assert.Equal(t, shared, true)
+	seen(d[0], false, "a shared mount without peers")
+	assert.NilError(t, unix.Mount(dir, d[3], "", unix.MS_BIND, ""))
+	seen(d[0], true, "a peer")
+	assert.NilError(t, unix.Mount("", d[3], "", unix.MS_SLAVE, ""))
+	seen(d[0], false, "nothing but a slave")
+	unmount(t, d[3])
+	seen(d[0], false, "the peer is gone, and the table says shared as before")
 
 	mkdirs(t, dir, "source/sub")
 	assert.NilError(t, Mount(t.Context(), []backend.Mount{{Type: "bind", Source: d[0]}}, d[1]))
@@ -219,17 +227,15 @@ func TestPropagation(t *testing.T) {
 	mounted, err := Mounted(filepath.Join(d[0], "sub"))
 	assert.NilError(t, err)
 	assert.Equal(t, mounted, false, "a mount in a bind does not appear in its source")
-	shared, err = Shared(d[1])
-	assert.NilError(t, err)
-	assert.Equal(t, shared, true, "a mount is shared where its parent is")
 	unmount(t, inner)
 	unmount(t, d[1])
 
 	assert.NilError(t, Bind(t.Context(), d[0], d[2], true))
-	shared, err = Shared(d[2])
-	assert.NilError(t, err)
-	assert.Equal(t, shared, false)
+	seen(d[2], false, "a private bind")
 	unmount(t, d[2])
+	left, err := filepath.Glob(dir + "/*/.seen-*")
+	assert.NilError(t, err)
+	assert.Equal(t, len(left), 0, "%q", left)
 	assert.NilError(t, unix.Mount("", dir, "", unix.MS_PRIVATE, ""))
 }
 

@@ -31,6 +31,11 @@ func Bind(_ context.Context, source, _ string, _ bool) error {
 	return fmt.Errorf("bind %s: %w", source, errdefs.ErrNotImplemented)
 }
 
+// Bare returns ErrNotImplemented.
+func Bare(dir string) (string, func() error, error) {
+	return "", nil, fmt.Errorf("look at %s: %w", dir, errdefs.ErrNotImplemented)
+}
+
 // Unmount succeeds: nothing can be mounted.
 func Unmount(context.Context, string) error { return nil }
 
@@ -48,8 +53,8 @@ func On(dir string) (Info, error) {
 	return Info{}, fmt.Errorf("find mount of %s: %w", dir, errdefs.ErrNotImplemented)
 }
 
-// Shared reports false.
-func Shared(string) (bool, error) { return false, nil }
+// Seen reports false.
+func Seen(string) (bool, error) { return false, nil }
 
 // Portable returns ErrNotImplemented.
 func Portable([]backend.Mount) ([]backend.Mount, error) {

@@ -64,12 +64,6 @@ func Mounted(target string) (bool, error) {
 	return mounted, nil
 }
 
-// Shared reports whether dir lies on a mount whose new mounts appear in other namespaces too.
-func Shared(dir string) (bool, error) {
-	on, err := On(dir)
-	return on.Shared, err
-}
-
 // InHost reports whether this thread is in the mount namespace of the machine's first process, as far as one in a container
 // can tell.
 func InHost() bool {
@@ -87,16 +81,25 @@ func On(dir string) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("find mount of %s: %w", dir, err)
 	}
+	entry, err := entryOf(id)
+	if err != nil {
+		return Info{}, fmt.Errorf("find mount of %s: %w", dir, err)
+	}
+	return describe(entry), nil
+}
+
+// entryOf returns the line of the mount table that has this number.
+func entryOf(id int) (*mountinfo.Info, error) {
 	entries, err := readTable(func(i *mountinfo.Info) (skip, stop bool) {
 		return i.ID != id, i.ID == id
 	})
 	if err != nil {
-		return Info{}, fmt.Errorf("find mount of %s: %w", dir, err)
+		return nil, err
 	}
 	if len(entries) == 0 {
-		return Info{}, fmt.Errorf("find mount of %s: mount %d is not in the mount table", dir, id)
+		return nil, fmt.Errorf("mount %d is not in the mount table", id)
 	}
-	return describe(entries[0]), nil
+	return entries[0], nil
 }
 
 // mountID returns the number that the mount table gives to the mount of path.
@@ -121,13 +124,9 @@ func mountID(path string) (int, error) {
 }
 
 func describe(i *mountinfo.Info) Info {
-	shared := false
-	for _, field := range strings.Fields(i.Optional) {
-		shared = shared || strings.HasPrefix(field, "shared:")
-	}
 	return Info{
 		Target: i.Mountpoint, Type: i.FSType, Source: i.Source, Root: i.Root,
-		Options: i.Options, Super: i.VFSOptions, Shared: shared,
+		Options: i.Options, Super: i.VFSOptions,
 	}
 }
 

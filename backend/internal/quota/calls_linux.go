@@ -89,22 +89,34 @@ func setLimit(f *os.File, id uint32, bytes int64) error {
 func call(f *os.File, command uintptr, id uint32, arg unsafe.Pointer) error {
 	command = command<<8 | projectType
 	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), command, uintptr(id), uintptr(arg), 0, 0)
-	if errno == unix.ENOSYS {
+	switch {
+	case errno == 0:
+		return nil
+	case errno == unix.ENOSYS && !fdCallKnown():
 		return callByDevice(f, command, id, arg)
 	}
-	if errno != 0 {
-		return fmt.Errorf("quotactl_fd: %w", errno)
-	}
-	return nil
+	return fmt.Errorf("quotactl_fd: %w", errno)
 }
 
-// callByDevice makes a node of its own: in a plugin's /dev there is none for the host's disks.
+// fdCallKnown tells a kernel without quotactl_fd(2), or a seccomp filter that says so, from a file system without quota (do_quotactl in
+// fs/quota/quota.c), which are both ENOSYS: a descriptor that cannot be is looked at before the file system.
+func fdCallKnown() bool {
+	const none = ^uintptr(0)
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, none, xGetStateV<<8|projectType, 0, 0, 0, 0)
+	return errno != unix.ENOSYS
+}
+
+// nodeDir is where callByDevice makes its node. In a plugin's /dev there is none for the host's disks, and device nodes can be used there
+// whatever the options of other mounts.
+const nodeDir = "/dev"
+
+// callByDevice makes a node of its own, which it does not open: a container may make any node, but open few.
 func callByDevice(f *os.File, command uintptr, id uint32, arg unsafe.Pointer) (err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
-	dir, err := os.MkdirTemp("", "strata-quota-")
+	dir, err := os.MkdirTemp(nodeDir, ".strata-quota-")
 	if err != nil {
 		return err
 	}

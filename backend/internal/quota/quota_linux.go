@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/tree"
 )
 
 // Projects gives size limits to directories of one file system. It is safe for concurrent use, except
@@ -22,8 +22,20 @@ type Projects struct {
 	base uint32
 }
 
-// howTo tells an administrator what is missing.
-const howTo = "size limits need project quota: on xfs mount with -o prjquota; on ext4 run tune2fs -O project,quota on the unmounted device, then mount with -o prjquota"
+// howTo tells an administrator what is missing on the file system of f.
+func howTo(f *os.File) string {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		st.Type = 0 // then all there is to say
+	}
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC:
+		return "size limits need project quota: unmount the file system, run tune2fs -O project,quota -Q prjquota DEVICE, and mount it with -o prjquota"
+	case unix.XFS_SUPER_MAGIC:
+		return "size limits need project quota: unmount the file system, and mount it with -o prjquota (the root file system with rootflags=prjquota)"
+	}
+	return "size limits need a store on ext4 or xfs, mounted with -o prjquota"
+}
 
 // Open prepares for directories below dir. It changes nothing. ErrNotImplemented if the file system
 // has no project quota, or it is not switched on. The Projects must be closed.
@@ -47,16 +59,16 @@ func enforced(f *os.File) error {
 	if err != nil {
 		for _, lacking := range []error{unix.ENOSYS, unix.ENOTTY, unix.EOPNOTSUPP, unix.EINVAL, unix.ESRCH, unix.ENODEV, unix.ENOTBLK} {
 			if errors.Is(err, lacking) {
-				return fmt.Errorf("%s: %w: %w", howTo, err, errdefs.ErrNotImplemented)
+				return fmt.Errorf("%s: %w: %w", howTo(f), err, errdefs.ErrNotImplemented)
 			}
 		}
 		return err
 	}
 	if state&bothProject != bothProject {
-		return fmt.Errorf("%s: %w", howTo, errdefs.ErrNotImplemented)
+		return fmt.Errorf("%s: %w", howTo(f), errdefs.ErrNotImplemented)
 	}
 	if _, err := getAttributes(f); err != nil {
-		return fmt.Errorf("%s: %w: %w", howTo, err, errdefs.ErrNotImplemented)
+		return fmt.Errorf("%s: %w: %w", howTo(f), err, errdefs.ErrNotImplemented)
 	}
 	return nil
 }
@@ -190,26 +202,66 @@ func administrators() (map[uint32]bool, error) {
 	return all, nil
 }
 
-// tag gives the number to dir and what is in it. The walk goes by path, and opens nothing by a
-// symbolic link: the layer is not in use.
+// tag gives the number to dir and what is in it. It opens nothing by a symbolic link: the layer is not in use.
 func tag(ctx context.Context, dir string, id uint32) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
+	root, err := tree.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	w := tree.NewWalk(root, tree.AsListed)
+	defer w.Close()
+	if err := tagOpen(root, ".", unix.O_DIRECTORY, id); err != nil {
+		return err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !d.IsDir() && !d.Type().IsRegular() {
+		e, ok, err := w.Next()
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			err = tagEntry(w, e.Name, id)
+		case w.Depth() == 0:
 			return nil
+		default:
+			err = w.Leave()
 		}
-		f, err := openPlain(path, unix.O_NONBLOCK)
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		return setProject(f, id, d.IsDir())
-	})
+	}
+}
+
+func tagEntry(w *tree.Walk, name string, id uint32) error {
+	d := w.Dir()
+	var st unix.Stat_t
+	if err := unix.Fstatat(d.FD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "stat", Path: d.Join(name), Err: err}
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return tagOpen(d, name, unix.O_NONBLOCK, id)
+	case unix.S_IFDIR:
+		if err := w.Enter(name); err != nil {
+			return err
+		}
+		return tagOpen(w.Dir(), ".", unix.O_DIRECTORY, id)
+	}
+	return nil
+}
+
+// tagOpen opens name in d and gives it the number.
+func tagOpen(d tree.Dir, name string, flags int, id uint32) error {
+	path := d.Join(name)
+	fd, err := unix.Openat(d.FD, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|flags, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	return errors.Join(setProject(f, id, flags&unix.O_DIRECTORY != 0), f.Close())
 }
 
 func setProject(f *os.File, id uint32, inherit bool) error {

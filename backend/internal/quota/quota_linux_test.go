@@ -65,9 +65,27 @@ func TestNoQuota(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
 		t.Run(fs, func(t *testing.T) {
 			dir := backendtest.LoopFS(t, fs, backendtest.SmallXFS, "")
+			t.Setenv("TMPDIR", "/missing") // as in a plugin
 			_, err := Open(dir)
 			assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
+			assert.ErrorContains(t, err, map[string]string{"ext4": "tune2fs -O project,quota -Q prjquota", "xfs": "rootflags=prjquota"}[fs])
 			assert.ErrorContains(t, err, "prjquota")
+			// A kernel without quotactl_fd says the same of a file system that is on a device.
+			f, err := os.Open(dir)
+			assert.NilError(t, err)
+			defer f.Close()
+			_, err = getState(f)
+			buf := [stateSize]byte{1} // as getState does
+			old := callByDevice(f, xGetStateV<<8|projectType, 0, unsafe.Pointer(&buf))
+			if fs == "ext4" || fs == "xfs" {
+				var number, oldNumber unix.Errno
+				assert.Assert(t, errors.As(err, &number) == errors.As(old, &oldNumber))
+				assert.Equal(t, oldNumber, number)
+			}
+			assert.Assert(t, !errors.Is(old, os.ErrNotExist), "%v", old)
+			left, err := filepath.Glob(nodeDir + "/.strata-quota-*")
+			assert.NilError(t, err)
+			assert.Equal(t, len(left), 0, "%q", left)
 		})
 	}
 }

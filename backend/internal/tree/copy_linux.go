@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -41,8 +40,9 @@ func copyTree(ctx context.Context, src, dst string) error {
 	defer to.Close()
 	files, ctx := errgroup.WithContext(ctx)
 	files.SetLimit(copiers)
-	c := copier{root: to, files: files, links: map[device]string{}}
-	err = c.directory(ctx, from, to, ".")
+	c := copier{root: to, from: NewWalk(from, AsListed), to: NewTrail(to), files: files, links: map[inode]link{}}
+	defer c.close()
+	err = c.tree(ctx)
 	// A failed file has cancelled ctx, and is the error that tells more.
 	if ferr := files.Wait(); ferr != nil {
 		return ferr
@@ -70,94 +70,137 @@ func openEmpty(dir string) (Dir, error) {
 	return d, nil
 }
 
-// device names an inode within the source.
-type device struct{ dev, ino uint64 }
-
 // copier copies one tree. A single goroutine walks and makes all names, so that a directory's times can
 // be set as soon as its names are made, and a hard link finds its first name.
 type copier struct {
-	root    Dir
-	files   *errgroup.Group   // fills regular files
-	links   map[device]string // first name in dst, relative to root, of an inode with several
-	noClone atomic.Bool       // the file systems cannot reflink: do not ask again
+	root  Dir
+	from  *Walk
+	to    *Trail          // in step with from
+	files *errgroup.Group // fills regular files
+	links map[inode]link  // by the inode in the source, of those with several names
+	near  struct {        // where the last link was found
+		at  *Place
+		dir Dir
+	}
+	noClone atomic.Bool // the file systems cannot reflink: do not ask again
 }
 
-// directory copies what from holds into to, and then the directory's own attributes. path is to's
-// place below root.
-func (c *copier) directory(ctx context.Context, from, to Dir, path string) error {
-	if err := c.entries(ctx, from, to, path); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(from.FD, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: from.Path, Err: err}
-	}
-	return copyAttributes(from.FD, to.FD, to.Path, &st)
+// link is the first name of an inode in dst.
+type link struct {
+	in   *Place
+	name string
 }
 
-func (c *copier) entries(ctx context.Context, from, to Dir, path string) error {
-	var list []Entry
-	buf := make([]byte, listBuffer)
+func (c *copier) close() {
+	c.from.Close()
+	c.to.Close()
+	if c.near.at != nil {
+		c.near.dir.Close()
+	}
+}
+
+// tree copies what the source holds, each directory's own attributes after what is in it.
+func (c *copier) tree(ctx context.Context) error {
 	for {
-		var err error
-		if list, err = from.next(buf, list); err != nil || len(list) == 0 {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("copy %s: %w", c.from.Dir(), err)
+		}
+		e, ok, err := c.from.Next()
+		if err != nil {
 			return err
 		}
-		for _, e := range list {
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("copy %s: %w", from.Path, err)
-			}
-			if err := c.entry(ctx, from, to, path, e.Name); err != nil {
+		if ok {
+			if err := c.entry(ctx, e.Name); err != nil {
 				return err
 			}
+			continue
+		}
+		if err := c.attributes(); err != nil || c.from.Depth() == 0 {
+			return err
+		}
+		if err := errors.Join(c.from.Leave(), c.to.Leave()); err != nil {
+			return err
 		}
 	}
 }
 
-func (c *copier) entry(ctx context.Context, from, to Dir, path, name string) error {
+// attributes completes a directory.
+func (c *copier) attributes() error {
+	from, to := c.from.Dir(), c.to.Dir()
+	var st unix.Stat_t
+	if err := unix.Fstat(from.FD, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: from.String(), Err: err}
+	}
+	return copyAttributes(from.FD, to.FD, to.String(), &st)
+}
+
+func (c *copier) entry(ctx context.Context, name string) error {
+	from, to := c.from.Dir(), c.to.Dir()
 	var st unix.Stat_t
 	if err := unix.Fstatat(from.FD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "stat", Path: filepath.Join(from.Path, name), Err: err}
+		return &os.PathError{Op: "stat", Path: from.Join(name), Err: err}
 	}
 	kind := st.Mode & unix.S_IFMT
-	if kind == unix.S_IFSOCK {
+	switch {
+	case kind == unix.S_IFSOCK:
 		return nil
-	}
-	path = filepath.Join(path, name)
-	if kind != unix.S_IFDIR && st.Nlink > 1 {
-		id := device{uint64(st.Dev), st.Ino}
+	case kind == unix.S_IFDIR:
+		return c.subdirectory(name)
+	case st.Nlink > 1:
+		id := inode{st.Dev, st.Ino}
 		if first, ok := c.links[id]; ok {
-			if err := unix.Linkat(c.root.FD, first, to.FD, name, 0); err != nil {
-				return &os.PathError{Op: "link " + first + " to", Path: filepath.Join(to.Path, name), Err: err}
-			}
-			return nil
+			return c.link(first, name)
 		}
-		c.links[id] = path
+		c.links[id] = link{c.to.Place(), name}
 	}
-	switch kind {
-	case unix.S_IFDIR:
-		return c.subdirectory(ctx, from, to, path, name)
-	case unix.S_IFREG:
+	if kind == unix.S_IFREG {
 		return c.file(ctx, from, to, name, &st)
 	}
 	return copyNode(from, to, name, &st)
 }
 
-func (c *copier) subdirectory(ctx context.Context, from, to Dir, path, name string) error {
-	subFrom, err := from.Open(name)
+// link makes another name of a file that is copied.
+func (c *copier) link(first link, name string) error {
+	in := c.root
+	if first.in != nil {
+		if err := c.approach(first.in); err != nil {
+			return err
+		}
+		in = c.near.dir
+	}
+	to := c.to.Dir()
+	if err := unix.Linkat(in.FD, first.name, to.FD, name, 0); err != nil {
+		return &os.PathError{Op: "link " + first.name + " to", Path: to.Join(name), Err: err}
+	}
+	return nil
+}
+
+// approach opens the directory of a link's first name, unless it is open: links come in groups.
+func (c *copier) approach(at *Place) error {
+	if c.near.at == at {
+		return nil
+	}
+	d, err := c.root.OpenPlace(at)
 	if err != nil {
 		return err
 	}
-	defer subFrom.Close()
+	if c.near.at != nil {
+		c.near.dir.Close()
+	}
+	c.near.at, c.near.dir = at, d
+	return nil
+}
+
+// subdirectory makes a directory and goes into it.
+func (c *copier) subdirectory(name string) error {
+	if err := c.from.Enter(name); err != nil {
+		return err
+	}
+	to := c.to.Dir()
 	if err := unix.Mkdirat(to.FD, name, 0o700); err != nil {
-		return &os.PathError{Op: "mkdir", Path: filepath.Join(to.Path, name), Err: err}
+		return &os.PathError{Op: "mkdir", Path: to.Join(name), Err: err}
 	}
-	subTo, err := to.Open(name)
-	if err != nil {
-		return err
-	}
-	defer subTo.Close()
-	return c.directory(ctx, subFrom, subTo, path)
+	return c.to.Enter(name)
 }
 
 // file makes a regular file and leaves it to another goroutine to fill it.
@@ -166,7 +209,7 @@ func (c *copier) file(ctx context.Context, from, to Dir, name string, st *unix.S
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(to.Path, name)
+	path := to.Join(name)
 	out, err := unix.Openat(to.FD, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		_ = unix.Close(in) // only read
@@ -188,7 +231,7 @@ func (c *copier) file(ctx context.Context, from, to Dir, name string, st *unix.S
 
 // copyNode copies a symbolic link, a device or a FIFO.
 func copyNode(from, to Dir, name string, st *unix.Stat_t) error {
-	path := filepath.Join(to.Path, name)
+	path := to.Join(name)
 	var err error
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		var target string
@@ -211,7 +254,7 @@ func (d Dir) Readlink(name string, size int64) (string, error) {
 		buf := make([]byte, length)
 		n, err := unix.Readlinkat(d.FD, name, buf)
 		if err != nil {
-			return "", &os.PathError{Op: "readlink", Path: filepath.Join(d.Path, name), Err: err}
+			return "", &os.PathError{Op: "readlink", Path: d.Join(name), Err: err}
 		}
 		if int64(n) < length {
 			return string(buf[:n]), nil

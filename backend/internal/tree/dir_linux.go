@@ -22,14 +22,38 @@ const listBuffer = 64 << 10
 type Entry struct {
 	Name string
 	Ino  uint64 // d_ino, which on some overlay mounts is not st_ino
+	Off  int64  // d_off, where the listing goes on after it
 	Type uint8  // unix.DT_DIR, DT_REG, ...; DT_UNKNOWN where the file system does not tell
 }
 
 // Dir is an open directory. It may be used concurrently, except for reading entries.
 type Dir struct {
 	FD   int
-	Path string // for messages, and never to be resolved
+	Path string // that it was opened by, "" for one of a Trail
+
+	trail *Trail // that it is on, or nil
+	end   int    // how much of the trail leads to it
 }
+
+// shownPath is how much of a path a message shows, bytes: the path of a directory of a Trail may have megabytes.
+const shownPath = 4096
+
+// String returns the path for messages. It is never to be resolved, and a long one lacks its middle.
+func (d Dir) String() string {
+	if d.trail == nil {
+		return d.Path
+	}
+	path := d.trail.way[:min(d.end, len(d.trail.way))]
+	root := d.trail.root.String()
+	if len(path) <= shownPath {
+		return filepath.Join(root, string(path))
+	}
+	const half = shownPath / 2
+	return filepath.Join(root, string(path[:half])+"[...]"+string(path[len(path)-half:]))
+}
+
+// Join returns the path of name in d for messages, like String.
+func (d Dir) Join(name string) string { return filepath.Join(d.String(), name) }
 
 // Open opens a directory by path. Symbolic links in the path are followed, unless it is the last element.
 func Open(path string) (Dir, error) {
@@ -47,12 +71,42 @@ func (d Dir) Open(name string) (Dir, error) {
 	if err != nil {
 		return Dir{}, err
 	}
-	return Dir{FD: fd, Path: filepath.Join(d.Path, name)}, nil
+	return Dir{FD: fd, Path: d.Join(name)}, nil
 }
 
-// OpenFile opens the regular file called name in d for reading, with the errors of Open.
+// MaxPath is how long a path may be that is handed to the kernel behind the prefix of Proc, bytes; PATH_MAX is 4096.
+const MaxPath = 4000
+
+// Descend opens the directory at a clean path below d, however long the path is, with the errors of Open. Symbolic links on the
+// way are followed.
+func (d Dir) Descend(path string) (Dir, error) {
+	at := d
+	for {
+		piece, rest := path, ""
+		if len(path) > MaxPath {
+			cut := strings.LastIndexByte(path[:MaxPath], '/')
+			piece, rest = path[:cut], path[cut+1:]
+		}
+		next, err := at.Open(piece)
+		if at != d {
+			at.Close()
+		}
+		if err != nil || rest == "" {
+			return next, err
+		}
+		at, path = next, rest
+	}
+}
+
+// OpenFile opens the regular file called name in d for reading, with the errors of Open. Its access time stays
+// as it is where the owner permits.
 func (d Dir) OpenFile(name string) (int, error) {
-	return d.openFD(name, unix.O_NONBLOCK) // should it have become a FIFO, do not wait for a writer
+	const flags = unix.O_NONBLOCK // should it have become a FIFO, do not wait for a writer
+	fd, err := d.openFD(name, flags|unix.O_NOATIME)
+	if errors.Is(err, unix.EPERM) {
+		return d.openFD(name, flags)
+	}
+	return fd, err
 }
 
 // Close closes the directory. The error of closing what was only read means nothing.
@@ -78,12 +132,12 @@ func (d Dir) openFD(name string, flags int) (int, error) {
 	}
 	switch {
 	case errors.Is(err, unix.EXDEV):
-		return -1, mountPointError(filepath.Join(d.Path, name))
+		return -1, mountPointError(d.Join(name))
 	case errors.Is(err, unix.ELOOP):
 		err = unix.ENOTDIR // with O_NOFOLLOW: it is a symbolic link
 	}
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: filepath.Join(d.Path, name), Err: err}
+		return -1, &os.PathError{Op: "open", Path: d.Join(name), Err: err}
 	}
 	return fd, nil
 }
@@ -140,26 +194,33 @@ func openAt(at int, name string, flags int) (int, error) {
 
 // Entries reads the whole directory, sorted by name in byte order.
 func (d Dir) Entries() ([]Entry, error) {
-	var all []Entry
-	buf := make([]byte, listBuffer)
+	return d.sorted(make([]byte, listBuffer), nil)
+}
+
+// sorted reads what is left of the listing into list[:0].
+func (d Dir) sorted(buf []byte, list []Entry) ([]Entry, error) {
+	list = list[:0]
 	for {
-		some, err := d.next(buf, nil)
-		if err != nil {
+		before := len(list)
+		var err error
+		if list, err = d.more(buf, list); err != nil {
 			return nil, err
 		}
-		if len(some) == 0 {
+		if len(list) == before {
 			break
 		}
-		all = append(all, some...)
 	}
-	slices.SortFunc(all, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
-	return all, nil
+	slices.SortFunc(list, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
 }
 
 // next appends the next entries to list[:0]; none at the end of the directory.
-func (d Dir) next(buf []byte, list []Entry) ([]Entry, error) {
-	list = list[:0]
-	for len(list) == 0 { // a buffer may hold nothing but . and ..
+func (d Dir) next(buf []byte, list []Entry) ([]Entry, error) { return d.more(buf, list[:0]) }
+
+// more appends the next entries to list; none at the end of the directory.
+func (d Dir) more(buf []byte, list []Entry) ([]Entry, error) {
+	before := len(list)
+	for len(list) == before { // a buffer may hold nothing but . and ..
 		n, err := unix.Getdents(d.FD, buf)
 		if errors.Is(err, unix.EINTR) {
 			continue
@@ -168,7 +229,7 @@ func (d Dir) next(buf []byte, list []Entry) ([]Entry, error) {
 			return list, nil
 		}
 		if err != nil {
-			return nil, &os.PathError{Op: "list", Path: d.Path, Err: err}
+			return nil, &os.PathError{Op: "list", Path: d.String(), Err: err}
 		}
 		if n == 0 {
 			return list, nil
@@ -180,6 +241,7 @@ func (d Dir) next(buf []byte, list []Entry) ([]Entry, error) {
 
 // Offsets in struct linux_dirent64 (include/linux/dirent.h): d_ino, d_off, d_reclen, d_type, d_name.
 const (
+	direntOffset = 8
 	direntLength = 16
 	direntType   = 18
 	direntName   = 19
@@ -196,7 +258,12 @@ func parseEntries(buf []byte, list []Entry) []Entry {
 			name = name[:end]
 		}
 		if s := string(name); s != "." && s != ".." {
-			list = append(list, Entry{Name: s, Ino: binary.NativeEndian.Uint64(buf), Type: buf[direntType]})
+			list = append(list, Entry{
+				Name: s,
+				Ino:  binary.NativeEndian.Uint64(buf),
+				Off:  int64(binary.NativeEndian.Uint64(buf[direntOffset:])),
+				Type: buf[direntType],
+			})
 		}
 		buf = buf[length:]
 	}

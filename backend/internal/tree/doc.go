@@ -7,8 +7,8 @@
 //
 // A btrfs subvolume inside a tree is not a mount point and is treated as the directory that it looks like.
 //
-// Each level of a tree costs [Copy] two descriptors and [Usage] one, so that trees deeper than
-// RLIMIT_NOFILE allows are an error. [RemoveAll] has no such limit.
+// [Walk] is what walks are made of, here and in other packages. It takes some hundred bytes for each level of
+// a tree, a bounded number of descriptors, and no stack, so that neither RLIMIT_NOFILE nor PATH_MAX nor memory bounds the depth.
 //
 // All functions may be called concurrently. They are for Linux; elsewhere they return
 // errdefs.ErrNotImplemented.

@@ -1,28 +1,19 @@
 package tree
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// removers is how many goroutines work on one tree. Directories are locked one by one, the journal
-	// is shared, so a second one pays and more do not.
-	removers = 2
-	// removeDepth is how deep a tree is removed in place. What lies deeper is moved up first, so
-	// that neither descriptors nor the stack limit the depth.
-	removeDepth = 256
-)
+// removers is how many goroutines work on one tree. Directories are locked one by one, the journal
+// is shared, so a second one pays and more do not.
+const removers = 2
 
 // RemoveAll removes dir, whatever it is, and all below it; nil if there is nothing. It clears immutable
 // and append-only flags that are in the way. At the first error it stops and leaves the rest. A mount
@@ -38,7 +29,7 @@ func RemoveAll(ctx context.Context, dir string) error {
 	}
 	defer parent.Close()
 	r := remover{slots: make(chan struct{}, removers-1)}
-	if err := r.entry(ctx, parent, Entry{Name: filepath.Base(dir)}, 0); err != nil {
+	if err := r.remove(ctx, parent, Entry{Name: filepath.Base(dir)}); err != nil {
 		return fmt.Errorf("remove tree: %w", err)
 	}
 	return nil
@@ -47,25 +38,16 @@ func RemoveAll(ctx context.Context, dir string) error {
 // remover removes one tree.
 type remover struct {
 	slots chan struct{} // one element for each goroutine besides the caller's
-	top   Dir           // the tree's root directory
-	moved atomic.Int64  // directories moved up to it so far
 }
 
-// entry removes one name in a directory.
-func (r *remover) entry(ctx context.Context, d Dir, e Entry, depth int) error {
+// remove removes one name in a directory.
+func (r *remover) remove(ctx context.Context, parent Dir, e Entry) error {
 	if e.Type != unix.DT_DIR {
-		err := r.unlink(d, e, 0)
+		err := unlink(parent, e, 0)
 		if !errors.Is(err, unix.EISDIR) {
 			return err
 		}
 	}
-	if depth > removeDepth && r.moveUp(d, e) {
-		return nil
-	}
-	return r.directory(ctx, d, e, depth)
-}
-
-func (r *remover) directory(ctx context.Context, parent Dir, e Entry, depth int) error {
 	d, err := parent.Open(e.Name)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -74,82 +56,145 @@ func (r *remover) directory(ctx context.Context, parent Dir, e Entry, depth int)
 		return err
 	}
 	defer d.Close()
-	if depth == 0 {
-		r.top = d
-	}
+	s := sweep{remover: r, Walk: NewWalk(d, ByInode)}
+	defer s.Close()
 	for {
-		if err := r.empty(ctx, d, depth); err != nil {
+		if err := s.empty(ctx); err != nil {
 			return err
 		}
-		err := r.unlink(parent, e, unix.AT_REMOVEDIR)
+		err := unlink(parent, e, unix.AT_REMOVEDIR)
 		if !errors.Is(err, unix.ENOTEMPTY) {
 			return err
 		}
-		// Something was moved up to here, is new, or getdents lost its place when entries went away.
-		if _, err := unix.Seek(d.FD, 0, unix.SEEK_SET); err != nil {
-			return &os.PathError{Op: "rewind", Path: d.Path, Err: err}
-		}
+		s.Rewind() // something is new, or getdents lost its place when entries went away
 	}
 }
 
-// empty removes what getdents shows in d, subdirectories in another goroutine if one is free.
-func (r *remover) empty(ctx context.Context, d Dir, depth int) error {
-	var others errgroup.Group
-	err := r.emptyWith(ctx, d, depth, &others)
-	if other := others.Wait(); err == nil {
+// sweep is one goroutine's way through a directory.
+type sweep struct {
+	*remover
+	*Walk
+	helpers []*helper // the deepest last
+}
+
+// helper is what other goroutines do in a directory on the way.
+type helper struct {
+	depth int
+	errgroup.Group
+}
+
+// empty removes all that the directory holds.
+func (s *sweep) empty(ctx context.Context) error {
+	err := s.each(ctx)
+	if other := s.await(0); err == nil {
 		err = other
 	}
 	return err
 }
 
-func (r *remover) emptyWith(ctx context.Context, d Dir, depth int, others *errgroup.Group) error {
-	var list []Entry
-	buf := make([]byte, listBuffer)
+func (s *sweep) each(ctx context.Context) error {
 	for {
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("remove %s: %w", d.Path, err)
+			return fmt.Errorf("remove %s: %w", s.Dir(), err)
 		}
-		var err error
-		if list, err = d.next(buf, list); err != nil || len(list) == 0 {
+		e, ok, err := s.Next()
+		if err != nil {
 			return err
 		}
-		// In inode order ext4 and xfs touch each block of their inode tables once.
-		slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.Ino, b.Ino) })
-		for _, e := range list {
-			if e.Type == unix.DT_DIR && r.inBackground(ctx, d, e, depth, others) {
-				continue
-			}
-			if err := r.entry(ctx, d, e, depth+1); err != nil {
+		if ok {
+			if err := s.entry(ctx, e); err != nil {
 				return err
 			}
+			continue
+		}
+		if err := s.await(s.Depth()); err != nil || s.Depth() == 0 {
+			return err
+		}
+		if err := s.finish(); err != nil {
+			return err
 		}
 	}
 }
 
-func (r *remover) inBackground(ctx context.Context, d Dir, e Entry, depth int, others *errgroup.Group) bool {
-	select {
-	case r.slots <- struct{}{}:
-	default:
-		return false
+// entry removes a name, or begins to if it is a directory.
+func (s *sweep) entry(ctx context.Context, e Entry) error {
+	if e.Type != unix.DT_DIR {
+		err := unlink(s.Dir(), e, 0)
+		if !errors.Is(err, unix.EISDIR) {
+			return err
+		}
 	}
-	others.Go(func() error {
-		defer func() { <-r.slots }()
-		return r.entry(ctx, d, e, depth+1)
-	})
-	return true
+	if begun, err := s.inBackground(ctx, e); begun || err != nil {
+		return err
+	}
+	return s.enter(e.Name)
 }
 
-// moveUp moves a directory to the root of the tree, where a later round finds it.
-func (r *remover) moveUp(d Dir, e Entry) bool {
-	name := ".strata-removing-" + strconv.FormatInt(r.moved.Add(1), 10)
-	// An error is no harm: the directory is then removed where it is.
-	return unix.Renameat2(d.FD, e.Name, r.top.FD, name, unix.RENAME_NOREPLACE) == nil
+func (s *sweep) enter(name string) error {
+	err := s.Enter(name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// inBackground leaves a directory to another goroutine if one is free.
+func (s *sweep) inBackground(ctx context.Context, e Entry) (begun bool, err error) {
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		return false, nil
+	}
+	parent, err := s.Dir().Open(".") // the walk closes its own
+	if err != nil {
+		<-s.slots
+		return false, err
+	}
+	if n := len(s.helpers); n == 0 || s.helpers[n-1].depth < s.Depth() {
+		s.helpers = append(s.helpers, &helper{depth: s.Depth()})
+	}
+	s.helpers[len(s.helpers)-1].Go(func() error {
+		defer func() { <-s.slots }()
+		defer parent.Close()
+		return s.remove(ctx, parent, e)
+	})
+	return true, nil
+}
+
+// await waits for what others do at a depth and deeper.
+func (s *sweep) await(depth int) error {
+	var first error
+	for n := len(s.helpers); n > 0 && s.helpers[n-1].depth >= depth; n = len(s.helpers) {
+		if err := s.helpers[n-1].Wait(); first == nil {
+			first = err
+		}
+		s.helpers = s.helpers[:n-1]
+	}
+	return first
+}
+
+// finish removes the directory where the walk is, which is empty, and goes on in the one above. If that is elsewhere now the directory
+// is not ours to remove any more, or turns up again.
+func (s *sweep) finish() error {
+	name := s.Name()
+	err := s.Leave()
+	if errors.Is(err, ErrMoved) {
+		return s.await(s.Depth() + 1)
+	}
+	if err != nil {
+		return err
+	}
+	err = unlink(s.Dir(), Entry{Name: name, Type: unix.DT_DIR}, unix.AT_REMOVEDIR)
+	if errors.Is(err, unix.ENOTEMPTY) {
+		return s.enter(name) // something is new, or getdents lost its place when entries went away
+	}
+	return err
 }
 
 // unlink removes one name, after clearing flags that forbid it. EISDIR and ENOTEMPTY come back as they are.
-func (r *remover) unlink(d Dir, e Entry, flags int) error {
+func unlink(d Dir, e Entry, flags int) error {
 	err := unix.Unlinkat(d.FD, e.Name, flags)
-	if errors.Is(err, unix.EPERM) && unprotect(d, e) {
+	if errors.Is(err, unix.EPERM) && Unprotect(d, e) {
 		err = unix.Unlinkat(d.FD, e.Name, flags)
 	}
 	switch {
@@ -158,29 +203,7 @@ func (r *remover) unlink(d Dir, e Entry, flags int) error {
 	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENOTEMPTY):
 		return err
 	case errors.Is(err, unix.EBUSY):
-		return mountPointError(filepath.Join(d.Path, e.Name))
+		return mountPointError(d.Join(e.Name))
 	}
-	return &os.PathError{Op: "remove", Path: filepath.Join(d.Path, e.Name), Err: err}
-}
-
-// unprotect clears the immutable and append-only flags of a file and of the directory it is in. It
-// tells whether there were any.
-func unprotect(d Dir, e Entry) bool {
-	cleared := clearFlags(d.FD)
-	if e.Type == unix.DT_REG || e.Type == unix.DT_DIR || e.Type == unix.DT_UNKNOWN {
-		if fd, err := d.OpenFile(e.Name); err == nil {
-			cleared = clearFlags(fd) || cleared
-			_ = unix.Close(fd) // only read
-		}
-	}
-	return cleared
-}
-
-func clearFlags(fd int) bool {
-	const protecting = 0x10 | 0x20 // FS_IMMUTABLE_FL | FS_APPEND_FL in include/uapi/linux/fs.h
-	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
-	if err != nil || flags&protecting == 0 {
-		return false
-	}
-	return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, flags&^protecting) == nil
+	return &os.PathError{Op: "remove", Path: d.Join(e.Name), Err: err}
 }

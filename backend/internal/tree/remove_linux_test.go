@@ -60,6 +60,7 @@ func TestRemoveAll(t *testing.T) {
 			"links outwards": backendtest.Steps(backendtest.Mkdir("t", 0o755), backendtest.Symlink(outside, "t/d"), backendtest.Link("outside/keep", "t/f")),
 			"root":           backendtest.Steps(backendtest.Mkdir("t", 0o755), func(root string) error { return backendtest.Root(3, 3000)(filepath.Join(root, "t")) }),
 			"special":        backendtest.Steps(backendtest.Mkdir("t", 0o755), backendtest.Fifo("t/p", 0), backendtest.CharDevice("t/c", 0, 0, 0)),
+			"deep and wide":  bushy("t", 100),
 			"large":          backendtest.Steps(backendtest.Mkdir("t", 0o755), manyFiles("t", 12000)),
 		}
 		for name, make := range cases {
@@ -75,6 +76,18 @@ func TestRemoveAll(t *testing.T) {
 		}
 	})
 	assert.NilError(t, tree.RemoveAll(t.Context(), filepath.Join(t.TempDir(), "no", "such", "directory")))
+}
+
+// bushy makes directories within directories, more than a walk keeps open, with others beside them.
+func bushy(dir string, levels int) backendtest.Step {
+	steps := []backendtest.Step{backendtest.Mkdir(dir, 0o755)}
+	for range levels {
+		for _, name := range []string{"a", "b", "y", "z"} {
+			steps = append(steps, backendtest.Mkdir(filepath.Join(dir, name), 0o755), manyFiles(filepath.Join(dir, name), 3))
+		}
+		dir = filepath.Join(dir, "y")
+	}
+	return backendtest.Steps(steps...)
 }
 
 // manyFiles makes empty files, more than one call of getdents shows.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -30,16 +29,12 @@ func Usage(ctx context.Context, dir string) (backend.Usage, error) {
 		return backend.Usage{}, fmt.Errorf("measure tree: %w", &os.PathError{Op: "stat", Path: dir, Err: err})
 	}
 	m.count(&st)
-	if err := m.directory(ctx, root); err != nil {
+	w := NewWalk(root, AsListed)
+	defer w.Close()
+	if err := m.tree(ctx, w); err != nil {
 		return backend.Usage{}, fmt.Errorf("measure tree: %w", err)
 	}
 	return m.sum, nil
-}
-
-// inode names a file system's inode.
-type inode struct {
-	major, minor uint32
-	ino          uint64
 }
 
 // meter adds up one tree.
@@ -50,7 +45,7 @@ type meter struct {
 
 func (m *meter) count(st *unix.Statx_t) {
 	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		id := inode{st.Dev_major, st.Dev_minor, st.Ino}
+		id := inode{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}
 		if _, counted := m.linked[id]; counted {
 			return
 		}
@@ -60,46 +55,49 @@ func (m *meter) count(st *unix.Statx_t) {
 	m.sum.Size += int64(st.Blocks) * blockUnit
 }
 
-func (m *meter) directory(ctx context.Context, d Dir) error {
-	var list []Entry
-	buf := make([]byte, listBuffer)
+func (m *meter) tree(ctx context.Context, w *Walk) error {
 	for {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("measure %s: %w", d.Path, err)
-		}
-		var err error
-		if list, err = d.next(buf, list); err != nil || len(list) == 0 {
+		e, ok, err := w.Next()
+		switch {
+		case err != nil:
 			return err
+		case ok:
+			err = m.entry(ctx, w, e)
+		case w.Depth() == 0:
+			return nil
+		default:
+			err = w.Leave()
 		}
-		for _, e := range list {
-			if err := m.entry(ctx, d, e); err != nil {
-				return err
-			}
+		if err != nil && !errors.Is(err, ErrMoved) {
+			return err
 		}
 	}
 }
 
-func (m *meter) entry(ctx context.Context, d Dir, e Entry) error {
+func (m *meter) entry(ctx context.Context, w *Walk, e Entry) error {
+	d := w.Dir()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("measure %s: %w", d, err)
+	}
 	var st unix.Statx_t
 	err := unix.Statx(d.FD, e.Name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
 	if errors.Is(err, unix.ENOENT) || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 { // the attribute is known from 5.8 on
 		return nil
 	}
 	if err != nil {
-		return &os.PathError{Op: "stat", Path: filepath.Join(d.Path, e.Name), Err: err}
+		return &os.PathError{Op: "stat", Path: d.Join(e.Name), Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		m.count(&st)
 		return nil
 	}
-	sub, err := d.Open(e.Name)
+	err = w.Enter(e.Name)
 	switch {
 	case isMountPoint(err), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return nil // mounted over, removed or replaced
 	case err != nil:
 		return err
 	}
-	defer sub.Close()
 	m.count(&st)
-	return m.directory(ctx, sub)
+	return nil
 }

@@ -2,8 +2,10 @@ package tree
 
 import (
 	"errors"
+	"fmt"
 	"unsafe"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,9 +21,18 @@ func (d Dir) ListXattrs(name string, buf []byte) (int, error) {
 	case errno == 0:
 		return int(n), nil
 	case errors.Is(errno, unix.ENOSYS), errors.Is(errno, unix.EPERM): // before Linux 6.13, or a seccomp profile of then
-		return unix.Llistxattr(d.Proc(name), buf)
+		n, err := unix.Llistxattr(d.Proc(name), buf)
+		return n, ListError(err)
 	}
-	return 0, errno
+	return 0, ListError(errno)
+}
+
+// ListError explains an error of listxattr(2).
+func ListError(err error) error {
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("it has more extended attributes than Linux lists, whose names take 64 KiB together; remove some: %w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	return err
 }
 
 // Xattr is lgetxattr(2) for name in d.

@@ -19,211 +19,279 @@ import (
 // each time.
 func Changes(ctx context.Context, upper, lower string, o Options) iter.Seq2[backend.Change, error] {
 	return func(yield func(backend.Change, error) bool) {
-		c := comparison{Options: o, ctx: ctx, yield: yield}
-		err := c.roots(upper, lower)
-		if err != nil && !errors.Is(err, errStopped) {
+		c := comparison{Options: o, ctx: ctx, links: Linker{OneDisk: o.OneDisk}}
+		err := c.trees(upper, lower, yield)
+		if err != nil && !errors.Is(err, ErrStopped) {
 			yield(backend.Change{}, fmt.Errorf("compare trees: %w", err))
 		}
 	}
 }
 
-// errStopped ends a walk whose caller wants no more.
-var errStopped = errors.New("stopped")
-
-// comparison is one walk.
+// comparison is one walk through both trees, side by side.
 type comparison struct {
 	Options
 	ctx   context.Context //nolint:containedctx // a comparison lives as long as the call that got ctx
-	yield func(backend.Change, error) bool
+	links Linker
+	// look are names that are not passed over, with the directories above them, by the device of the directory that each is
+	// in and its number there.
+	look map[inode]bool
+
+	upper *tree.Walk
+	// lower is in the counterpart of the directory where upper is, or of the nearest one above that has one; nil for the empty tree.
+	lower  *tree.Walk
+	stack  []pair // the directories from the root to where upper is
+	paired int    // how many of them have a counterpart
+	out    *Output
 }
 
-// pair is a directory that the upper tree has, and its counterpart in the lower one.
+// pair is a directory that the upper tree has, with what is to be known of its counterpart.
 type pair struct {
-	up    *pair  // the directory that it is in, nil for the root
-	path  string // within the tree, "" for the root
-	upper tree.Dir
-	lower *tree.Dir // nil if there is none
-	// listed is set once the directory is in the output. Until then it has to be listed as soon as
-	// a change is found below it. The root counts as listed.
-	listed bool
+	dev  uint64
+	pass passing
 }
 
-func (c *comparison) roots(upper, lower string) error {
-	root := pair{listed: true}
-	var err error
-	if root.upper, err = tree.Open(upper); err != nil {
+// passing tells which names with the same inode number in both directories need no look.
+type passing uint8
+
+const (
+	passNone passing = iota
+	passAsked
+	passAll
+)
+
+// trees lists how the trees differ.
+func (c *comparison) trees(upper, lower string, yield func(backend.Change, error) bool) error {
+	if lower == "" {
+		c.links.round = final
+		return c.roots(upper, lower, yield)
+	}
+	return c.links.Walk(yield, func(yield func(backend.Change, error) bool) error {
+		if err := c.lookAgain(upper); err != nil {
+			return err
+		}
+		return c.roots(upper, lower, yield)
+	})
+}
+
+func (c *comparison) roots(upper, lower string, yield func(backend.Change, error) bool) error {
+	u, err := tree.Open(upper)
+	if err != nil {
 		return err
 	}
-	defer root.upper.Close()
+	defer u.Close()
+	c.upper, c.lower = tree.NewWalk(u, tree.ByName), nil
+	defer c.upper.Close()
+	c.stack, c.paired, c.out = c.stack[:0], 0, NewOutput(c.upper, yield)
 	if lower != "" {
-		d, err := tree.Open(lower)
+		l, err := tree.Open(lower)
 		if err != nil {
 			return err
 		}
-		defer d.Close()
-		root.lower = &d
+		defer l.Close()
+		c.lower, c.paired = tree.NewWalk(l, tree.ByName), 1
+		defer c.lower.Close()
 	}
-	return c.directory(&root)
+	if err := c.push(); err != nil {
+		return err
+	}
+	return c.walk()
 }
 
-// emit lists path, which is in p, after the directories above it.
-func (c *comparison) emit(p *pair, path string, kind backend.ChangeKind) error {
-	if !p.listed {
-		if err := c.emit(p.up, p.path, backend.Modified); err != nil {
+// walk compares what the pairs of directories hold.
+func (c *comparison) walk() error {
+	for {
+		n, ok, err := c.next()
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			err = c.name(&n)
+		case c.upper.Depth() == 0:
+			return nil
+		default:
+			err = c.leave()
+		}
+		if err != nil {
 			return err
 		}
-		p.listed = true
 	}
-	if !c.yield(backend.Change{Path: path, Kind: kind}, nil) {
-		return errStopped
-	}
-	return nil
 }
 
-// directory compares what a pair of directories holds.
-func (c *comparison) directory(p *pair) error {
+// push takes the directory where upper is onto the stack.
+func (c *comparison) push() error {
 	if err := c.ctx.Err(); err != nil {
-		return fmt.Errorf("compare %s: %w", p.upper.Path, err)
+		return fmt.Errorf("compare %s: %w", c.upper.Dir(), err)
 	}
-	upper, err := p.upper.Entries()
+	c.stack = append(c.stack, pair{})
+	c.out.Moved()
+	if !c.isPaired() {
+		return nil
+	}
+	u, err := device(c.upper.Dir())
 	if err != nil {
 		return err
 	}
-	same, err := c.passOver(p)
+	l, err := device(c.lower.Dir())
 	if err != nil {
 		return err
 	}
-	var lower []tree.Entry
-	if p.lower != nil {
-		if lower, err = p.lower.Entries(); err != nil {
-			return err
-		}
+	p := pair{dev: u}
+	switch {
+	case u == l:
+		p.pass = passAll
+	case c.Unchanged != nil:
+		p.pass = passAsked
 	}
-	for len(upper) > 0 || len(lower) > 0 {
-		var u, l *tree.Entry
-		u, l, upper, lower = nextName(upper, lower)
-		if u != nil && l != nil && u.Ino == l.Ino && same(u.Ino) {
-			continue
-		}
-		if err := c.name(p, u, l); err != nil {
+	c.stack[len(c.stack)-1] = p
+	return nil
+}
+
+func device(d tree.Dir) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.FD, &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: d.String(), Err: err}
+	}
+	return uint64(st.Dev), nil
+}
+
+// isPaired tells that the directory where upper is has a counterpart, which is where lower is.
+func (c *comparison) isPaired() bool { return c.paired == len(c.stack) }
+
+// leave goes back to the directory above. One that was moved away meanwhile counts as gone, with what it holds.
+func (c *comparison) leave() error {
+	if err := c.upper.Leave(); err != nil && !errors.Is(err, tree.ErrMoved) {
+		return err
+	}
+	c.out.Moved()
+	c.stack = c.stack[:c.upper.Depth()+1]
+	c.paired = min(c.paired, len(c.stack))
+	for c.lower != nil && c.lower.Depth() >= c.paired {
+		if err := c.lower.Leave(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// nextName takes the smaller first name, or both if they are equal, off two sorted lists.
-func nextName(upper, lower []tree.Entry) (u, l *tree.Entry, upperRest, lowerRest []tree.Entry) {
-	var order int
-	switch {
-	case len(upper) == 0:
-		order = 1
-	case len(lower) == 0:
-		order = -1
+// names is one name in a pair of directories, which one of the two may not have.
+type names struct {
+	upper, lower     tree.Entry
+	inUpper, inLower bool
+}
+
+// next returns the next name that needs a look; false at the end of both directories.
+func (c *comparison) next() (n names, ok bool, err error) {
+	top := c.stack[len(c.stack)-1]
+	for {
+		if n, ok, err = c.nextName(); !ok || err != nil {
+			return n, false, err
+		}
+		if !n.inUpper || !n.inLower || n.upper.Ino != n.lower.Ino || !c.passOver(top, n.upper.Ino) {
+			return n, true, nil
+		}
+	}
+}
+
+// nextName steps over the smaller next name of both directories, or over both if they are equal.
+func (c *comparison) nextName() (n names, ok bool, err error) {
+	if n.upper, n.inUpper, err = c.upper.Peek(); err != nil {
+		return n, false, err
+	}
+	if c.isPaired() {
+		if n.lower, n.inLower, err = c.lower.Peek(); err != nil {
+			return n, false, err
+		}
+	}
+	if n.inUpper && n.inLower {
+		order := strings.Compare(n.upper.Name, n.lower.Name)
+		n.inUpper, n.inLower = order <= 0, order >= 0
+	}
+	if n.inUpper {
+		_, _, err = c.upper.Next()
+	}
+	if n.inLower && err == nil {
+		_, _, err = c.lower.Next()
+	}
+	return n, n.inUpper || n.inLower, err
+}
+
+// passOver tells that a name with the same inode number in both directories needs no look.
+func (c *comparison) passOver(p pair, ino uint64) bool {
+	switch p.pass {
+	case passAll:
+		return true
+	case passAsked:
+		return !c.look[inode{p.dev, ino}] && c.Unchanged(p.dev, ino)
 	default:
-		order = strings.Compare(upper[0].Name, lower[0].Name)
+		return false
 	}
-	if order <= 0 {
-		u, upper = &upper[0], upper[1:]
-	}
-	if order >= 0 {
-		l, lower = &lower[0], lower[1:]
-	}
-	return u, l, upper, lower
 }
 
-// passOver returns a function that tells whether a name with the same inode number in both directories
-// needs no look.
-func (c *comparison) passOver(p *pair) (func(ino uint64) bool, error) {
-	never := func(uint64) bool { return false }
-	if p.lower == nil {
-		return never, nil
-	}
-	var u, l unix.Stat_t
-	if err := unix.Fstat(p.upper.FD, &u); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: p.upper.Path, Err: err}
-	}
-	if err := unix.Fstat(p.lower.FD, &l); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: p.lower.Path, Err: err}
-	}
-	switch {
-	case u.Dev == l.Dev:
-		return func(uint64) bool { return true }, nil
-	case c.Unchanged != nil:
-		return func(ino uint64) bool { return c.Unchanged(uint64(u.Dev), ino) }, nil
-	}
-	return never, nil
-}
-
-// name compares one name. u or l is nil if the directory listing has it not.
-func (c *comparison) name(p *pair, u, l *tree.Entry) error {
+// name compares one name.
+func (c *comparison) name(n *names) error {
 	var upper, lower *File
 	var err error
-	if u != nil {
-		if upper, err = Lstat(p.upper, u.Name); err != nil {
+	if n.inUpper {
+		if upper, err = Lstat(c.upper.Dir(), n.upper.Name); err != nil {
 			return err
 		}
 	}
-	if l != nil {
-		if lower, err = Lstat(*p.lower, l.Name); err != nil {
+	if n.inLower {
+		if lower, err = Lstat(c.lower.Dir(), n.lower.Name); err != nil {
 			return err
 		}
 	}
-	return c.files(p, upper, lower)
+	return c.files(upper, lower)
 }
 
 // files compares two files of one name, of which either may be nil.
-func (c *comparison) files(p *pair, upper, lower *File) error {
+func (c *comparison) files(upper, lower *File) error {
 	if upper == nil {
 		if lower == nil { // vanished
 			return nil
 		}
-		return c.emit(p, p.path+"/"+lower.Name, backend.Deleted)
+		return c.out.Name(lower.Name, backend.Deleted)
 	}
-	path, kind, differs := p.path+"/"+upper.Name, backend.Added, true
+	kind := backend.Added
 	if lower != nil {
-		var err error
 		kind = backend.Modified
-		if differs, err = Differ(upper, c.UpperIDs, lower, c.LowerIDs); err != nil {
-			return err
-		}
+	}
+	differs, err := c.links.Differ(upper, c.UpperIDs, lower, c.LowerIDs)
+	if err != nil {
+		return err
 	}
 	if upper.IsDir() {
-		return c.subdirectory(p, upper, lower, path, kind, differs)
+		return c.subdirectory(upper, lower, kind, differs)
 	}
 	if !differs {
 		return nil
 	}
-	return c.emit(p, path, kind)
+	return c.out.Name(upper.Name, kind)
 }
 
-// subdirectory lists a directory of the upper tree, if it differs, and compares its content.
-func (c *comparison) subdirectory(p *pair, upper, lower *File, path string, kind backend.ChangeKind, differs bool) error {
-	sub := pair{up: p, path: path}
-	var err error
-	sub.upper, err = p.upper.Open(upper.Name)
+// subdirectory goes into a directory of the upper tree, and lists it if it differs.
+func (c *comparison) subdirectory(upper, lower *File, kind backend.ChangeKind, differs bool) error {
+	err := c.upper.Enter(upper.Name)
 	if vanished(err) {
-		return c.files(p, nil, lower)
+		return c.files(nil, lower)
 	}
 	if err != nil {
 		return err
 	}
-	defer sub.upper.Close()
 	if lower != nil && lower.IsDir() {
-		d, err := p.lower.Open(lower.Name)
+		err := c.lower.Enter(lower.Name)
 		if err != nil && !vanished(err) {
 			return err
 		}
 		if err == nil {
-			defer d.Close()
-			sub.lower = &d
+			c.paired++
 		}
+	}
+	if err := c.push(); err != nil {
+		return err
 	}
 	if differs {
-		if err := c.emit(p, path, kind); err != nil {
-			return err
-		}
-		sub.listed = true
+		return c.out.Directory(kind)
 	}
-	return c.directory(&sub)
+	return nil
 }

@@ -4,41 +4,45 @@
 //
 // # Rules
 //
-// They are those of Docker (docker/docker pkg/archive, ChangesDirs), so that `docker diff` says the
-// same whatever the backend, with three additions that a layer tar can hold and that would be lost
-// otherwise: a symbolic link's target and extended attributes are compared, and owners by ID map.
+// What a layer tar can hold and what differs is listed:
 //
 //	lower        upper        listed
 //	-            anything     A; a directory's content as A too
 //	anything     -            D, without what a directory held
-//	file         file         C if mode, owner, device number, extended attributes, size, mtime or link target differ
-//	directory    directory    C if mode, owner or extended attributes differ, or if anything is listed inside
+//	file         file         C if mode, owner, device number, extended attributes, size, mtime, link target or content differ
+//	directory    directory    C if mode, owner, extended attributes or mtime differ, or if anything is listed inside
 //	file         directory    C for the directory, A for what it holds
 //	directory    file         C for the file; what the directory held is not listed
 //	directory    another      like directory/directory: C if listed, with an entry for each old name that is
 //	             directory    gone (D), kept but different (C), and each new name (A)
 //
-// A file is anything but a directory; two kinds of file differ in mode. Two mtimes are equal if they
-// are identical or if the seconds match and either has no nanoseconds, as after a trip through a tar. The clock of a file
-// system stands still for some milliseconds: the content of an upper file is compared, too, if its inode has not changed since about its
-// mtime, for it may have been written in the moment in which the lower one was. Not
-// compared: mtimes and sizes of directories, access and change times, inode numbers, content else, and whether
-// two names are hard links. The root is never listed.
+// A file is anything but a directory; two kinds of file differ in mode. Times are compared to the nanosecond. Since
+// anybody can set an mtime, two files that look the same are read, unless they share their blocks. Names that are one file
+// in the upper tree are listed all if one of them is, or if they are not one file in the lower tree (Linker), so
+// that they are one file again where the changes are applied. Not compared: sizes of directories, access and change
+// times, inode numbers. The root is never listed.
+//
+// Docker (docker/docker pkg/archive, ChangesDirs) takes two mtimes for the same if the seconds match and either has no
+// nanoseconds, and compares no content, no link targets, few attributes, no times of directories and no hard links: all that
+// Docker lists is listed here, too.
 //
 // Of the extended attributes, those are compared that belong to the content: user.*, trusted.*,
 // system.* and security.capability. Labels that the kernel puts on files by itself (security.selinux and
-// the like), the marks of overlayfs (trusted.overlay.*, user.overlay.*) and btrfs.* are not.
+// the like), btrfs.* and marks of overlayfs are not: trusted.overlay.* never, user.overlay.* where the trees are mounted by
+// an overlayfs that marks files so (File.Marks); else they are what an overlay inside a container needs.
 //
 // A tar with the listed paths, a deletion being a whiteout and a C or A of other than directory upon
 // directory replacing what was there, makes the lower tree equal to the upper one in all that is compared.
 //
 // # Cost
 //
-// Both trees are walked side by side, one directory at a time: memory is the depth times the size of a
-// directory, and changes come out as they are found. Names with the same inode on the same device are passed
+// Both trees are walked side by side, one directory at a time (tree.Walk): memory is twice the largest directory, some 16 bytes
+// for each level, and what Linker needs. Depth bounds neither the descriptors nor the length of a path. The trees are walked again if a file is listed under some of its names only, or if there are more
+// changes than Linker remembers. Names with the same inode on the same device are passed
 // over without a stat. Symbolic links are not followed, mount points are not crossed but are an error.
 //
-// The trees may be in use. What vanishes during the walk counts as missing.
+// The trees may be in use. What vanishes during the walk counts as missing, and so does what is left of an upper directory that is moved
+// away meanwhile, if it is far above; of a lower one it is an error.
 package treediff
 
 import (
@@ -56,14 +60,17 @@ type Options struct {
 	// (d_ino): dev is the device of the upper directory that it is in. True passes the name over with
 	// all below it. It is for trees that share inode numbers, such as snapshots.
 	Unchanged func(dev, ino uint64) bool
+	// OneDisk says that both trees lie on one file system even if their devices differ, as with subvolumes.
+	// Files of one device need it not.
+	OneDisk bool
 }
 
-// compared reports whether an extended attribute is part of the content.
-func compared(name string) bool {
+// compared reports whether an extended attribute is part of the content. marks is how the marks in the tree begin, "" if it has none.
+func compared(name, marks string) bool {
 	switch {
 	case name == "security.capability":
 		return true
-	case strings.HasPrefix(name, "trusted.overlay."), strings.HasPrefix(name, "user.overlay."):
+	case strings.HasPrefix(name, "trusted.overlay."), marks != "" && strings.HasPrefix(name, marks):
 		return false
 	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "system.")

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +30,7 @@ func (f *File) attributes() (map[string]string, error) {
 	}
 	found := map[string]string{}
 	for name := range strings.SplitSeq(strings.TrimSuffix(names, "\x00"), "\x00") {
-		if !compared(name) {
+		if !compared(name, f.Marks) {
 			continue
 		}
 		found[name], err = f.read("read extended attribute "+name+" of", func(buf []byte) (int, error) { return f.Dir.Xattr(f.Name, name, buf) })
@@ -57,5 +56,5 @@ func (f *File) read(op string, get func(buf []byte) (int, error)) (string, error
 			return string(large[:n]), nil
 		}
 	}
-	return "", &os.PathError{Op: op, Path: filepath.Join(f.Dir.Path, f.Name), Err: err}
+	return "", &os.PathError{Op: op, Path: f.Path(), Err: err}
 }

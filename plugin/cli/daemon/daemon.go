@@ -43,26 +43,28 @@ type Config struct {
 	Environ  []string      // as of os.Environ
 	Flags    config.Source // settings of the command line
 	Version  control.Version
-	// Log is where the process logs. In a managed plugin that is best standard output: dockerd files
-	// what a plugin writes to standard error under errors.
-	Log io.Writer
+	Log      io.Writer // where the process logs what is no error
+	Errors   io.Writer // where it logs errors
 }
 
 // closePatience is how long the store may take to close. Docker kills a plugin ten seconds after
-// SIGTERM; plugin.Server needs up to nine of them, and everything that matters is durable already.
+// SIGTERM; plugin.Server needs up to nine of them, and everything that matters is durable already: a deletion that
+// does not stop in that time is taken up again by the next process.
 const closePatience = time.Second
 
 // initFile keeps the arguments of dockerd's Init, in the store's directory.
 const initFile = "init.json"
 
 // Run serves until ctx ends, and returns nil if everything ended well. Settings that are wrong are
-// an error at once, before anything listens.
+// an error at once, before anything listens; a managed plugin listens all the same, and answers every request with that error:
+// of a plugin that does not listen Docker can only say that there is no such file.
 func Run(ctx context.Context, c Config) error {
 	d, err := newDaemon(c)
 	if err != nil {
 		return err
 	}
-	log.L.Logger.SetOutput(c.Log)
+	defer outliveLog()()
+	defer splitLog(c.Log, c.Errors, d.place.hostText)()
 	if err := setLogLevel(d.settings.LogLevel); err != nil {
 		return err
 	}
@@ -71,10 +73,16 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	if err := plugin.Ready(); err != nil {
-		log.G(ctx).WithError(err).Warn("serving all the same")
+		log.G(ctx).WithError(err).Warn("cannot tell systemd that Strata serves")
 	}
-	log.G(ctx).WithField("socket", c.Socket).WithField("snapshotter", d.settings.Snapshotter).
-		WithField("root", d.place.HostRoot).WithField("version", c.Version.Version).Info("serving")
+	entry := log.G(ctx).WithField("socket", c.Socket).WithField("snapshotter", d.settings.Snapshotter).
+		WithField("root", d.place.HostRoot).WithField("version", c.Version.Version)
+	if d.reason != nil {
+		entry.WithError(d.reason).Error("serving nothing but this error")
+	} else {
+		entry.Info("serving")
+		servers = append(servers, d.watch)
+	}
 	// One that fails ends the others.
 	group, ctx := errgroup.WithContext(ctx)
 	for _, serve := range servers {
@@ -99,10 +107,11 @@ func (d *daemon) listen(ctx context.Context) (servers []func(context.Context) er
 	defer func() { err = errors.Join(err, sockets.Close()) }()
 	if d.settings.Snapshotter != "" {
 		serve, err := d.listenForContainerd(ctx, sockets)
-		if err != nil {
+		if err == nil {
+			servers = append(servers, serve)
+		} else if err := d.refuse(err); err != nil {
 			return nil, err
 		}
-		servers = append(servers, serve)
 	}
 	if d.Socket != "" {
 		l, err := sockets.Listen(ctx, d.Socket)
@@ -110,18 +119,31 @@ func (d *daemon) listen(ctx context.Context) (servers []func(context.Context) er
 			return nil, err
 		}
 		servers = append(servers, func(ctx context.Context) error {
-			var server plugin.Server
+			server := plugin.Server{Knocked: func() { d.knock.Do(func() { close(d.knocked) }) }}
 			return server.Serve(ctx, l, d.handler())
 		})
 	}
 	return servers, nil
 }
 
+// refuse makes err the answer to every request in a managed plugin, if there is none yet, and returns it otherwise.
+func (d *daemon) refuse(err error) error {
+	if !d.facts.managed() {
+		return err
+	}
+	if d.reason == nil {
+		d.reason = err
+	}
+	return nil
+}
+
 // listenForContainerd makes the snapshotter's socket and connects it with the store.
 func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Sockets) (func(context.Context) error, error) {
 	// The store is opened when somebody asks, but a kubelet measures the file system that it lies on from the beginning.
-	if err := os.Mkdir(d.place.Root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("make the store's directory: %w", err)
+	if d.reason == nil {
+		if err := os.Mkdir(d.place.Root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("make the store's directory: %w", err)
+		}
 	}
 	socket, err := d.place.socket(d.settings.Snapshotter)
 	if err != nil {
@@ -137,6 +159,7 @@ func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Socket
 	}
 	sn := snapshotter.New(snapshotter.Options{
 		HostPath: d.place.hostPath,
+		HostText: d.place.hostText,
 		Store: func(ctx context.Context) (snapshotter.Layers, error) {
 			st, err := d.docker.Store(ctx)
 			if err != nil {
@@ -149,7 +172,7 @@ func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Socket
 	if err != nil {
 		return nil, errors.Join(err, blobs.Close())
 	}
-	server := snapshotter.NewServer(sn, snapshotter.NewDiffer(sn, blobs))
+	server := snapshotter.NewServer(sn, snapshotter.NewDiffer(sn, blobs), d.metrics)
 	return func(ctx context.Context) error { return errors.Join(server.Serve(ctx, l), blobs.Close()) }, nil
 }
 
@@ -158,9 +181,15 @@ type daemon struct {
 	Config
 	table   *config.Table
 	env     config.Source
+	facts   facts
 	place   Placement
+	reason  error // why nothing can be served; nil if it can
 	metrics *control.Metrics
 	docker  *graphdriver.Handler
+	ending  chan struct{} // closed when the propagated mount has been taken away
+	taken   sync.Once
+	knocked chan struct{} // closed when dockerd has seen that the plugin listens
+	knock   sync.Once
 
 	mu       sync.Mutex       // guards what follows; not held while a store opens
 	store    *store.Store     // nil as long as none is open
@@ -171,29 +200,37 @@ type daemon struct {
 }
 
 func newDaemon(c Config) (*daemon, error) {
-	d := &daemon{Config: c, table: Table(c.Backends), opts: config.Source{Name: config.SourceStorageOpt}, now: config.Source{Name: sourceNow}}
-	var err error
-	if d.env, err = d.table.FromEnv(c.Environ); err != nil {
-		return nil, err
+	d := &daemon{
+		Config: c, table: Table(c.Backends), facts: factsOf(c.Environ), ending: make(chan struct{}), knocked: make(chan struct{}),
+		opts: config.Source{Name: config.SourceStorageOpt}, now: config.Source{Name: sourceNow},
 	}
-	if d.settings, err = d.table.Resolve(d.env, c.Flags); err != nil {
+	err := d.configure()
+	switch {
+	case errors.Is(err, errTaken):
 		return nil, err
-	}
-	if d.place, err = locate(d.settings.Root, factsOf(c.Environ)); err != nil {
-		return nil, err
+	case err != nil:
+		if err := d.refuse(err); err != nil {
+			return nil, err
+		}
+		if err := d.configureRefusal(); err != nil {
+			return nil, err
+		}
 	}
 	d.metrics = control.NewMetrics(c.Version, d.opened)
 	var dockerPath func(string) string
 	if d.place.run != "" {
-		dockerPath = d.place.dockerPath(factsOf(c.Environ).propagated)
+		dockerPath = d.place.dockerPath(d.facts.propagated)
 	}
 	d.docker = graphdriver.New(graphdriver.Options{
 		HostPath:    dockerPath,
-		HostRoot:    d.place.HostRoot,
+		HostText:    d.place.hostText,
+		DataRoot:    d.place.dataRoot,
 		InitFile:    filepath.Join(d.place.Root, initFile),
 		Open:        d.open,
 		Reconfigure: d.reconfigure,
 		Warnings:    d.warnings,
+		Refuse:      func() error { return d.reason },
+		Unseen:      d.unseen,
 		Observer:    d.metrics,
 		Alone:       d.settings.Snapshotter != "",
 		Version:     c.Version.Version,
@@ -201,14 +238,51 @@ func newDaemon(c Config) (*daemon, error) {
 	return d, nil
 }
 
+// configure finds out the settings and the store's place.
+func (d *daemon) configure() (err error) {
+	if d.env, err = d.table.FromEnv(d.Environ); err != nil {
+		return err
+	}
+	if d.settings, err = d.table.Resolve(d.env, d.Flags); err != nil {
+		return err
+	}
+	chosen := false
+	for _, s := range d.settings.List() {
+		chosen = chosen || s.Key == "root" && s.Source != config.SourceDefault
+	}
+	if d.place, err = locate(d.settings.Root, chosen, d.facts); err != nil {
+		return err
+	}
+	return d.place.begin(store.Seen)
+}
+
+// configureRefusal makes settings for a managed plugin that can only say why it cannot work. containerd is told so, too, if it was to
+// find a snapshotter.
+func (d *daemon) configureRefusal() (err error) {
+	d.place = Placement{data: d.facts.data, runDir: d.facts.run}
+	if d.settings, err = d.table.Resolve(); err != nil {
+		return err
+	}
+	for _, e := range d.Environ {
+		path, ok := strings.CutPrefix(e, config.EnvSnapshotter+"=")
+		if !ok {
+			continue
+		}
+		if _, err := d.place.socket(path); err == nil {
+			d.settings.Snapshotter = path
+		}
+	}
+	return nil
+}
+
 // handler joins the GraphDriver protocol and the control API.
 func (d *daemon) handler() http.Handler {
 	api := control.New(control.Options{
 		Store: d.current, Settings: d, Metrics: d.metrics, Version: d.Version,
-		Place: func() control.Place {
-			return control.Place{HostRoot: d.place.HostRoot, Warnings: d.warnings()}
+		Place: func(ctx context.Context) control.Place {
+			return control.Place{HostRoot: d.place.HostRoot, Warnings: d.docker.Warnings(ctx)}
 		},
-		HostPath: d.place.hostPath,
+		HostText: d.place.hostText,
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/strata/", api)
@@ -253,7 +327,7 @@ func (d *daemon) warnings() []string {
 		all = append(all, d.place.doubt)
 	}
 	if len(d.late) > 0 {
-		all = append(all, fmt.Sprintf("--storage-opt changed %s while the store was open; restart the plugin to put that in force", strings.Join(d.late, ", ")))
+		all = append(all, fmt.Sprintf("--storage-opt changed %s while the store was open; restart %s to put that in force", strings.Join(d.late, ", "), d.facts.process()))
 	}
 	return all
 }
@@ -285,5 +359,10 @@ func (d *daemon) opened(context.Context) (control.Store, error) {
 func (d *daemon) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
 	defer cancel()
-	return d.docker.Close(ctx)
+	err := d.docker.Close(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		log.G(ctx).WithError(err).Warn("ending beside a deletion, which goes on at the next start")
+		return nil
+	}
+	return err
 }

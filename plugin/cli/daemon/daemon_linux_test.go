@@ -23,6 +23,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/all"
+	"strata/backend/backendtest"
 	"strata/backend/store"
 	"strata/plugin/config"
 	"strata/plugin/control"
@@ -61,13 +62,18 @@ type process struct {
 
 func start(t *testing.T, root string, environ, options []string) *process {
 	t.Helper()
+	return startWith(t, tested(t), root, environ, options)
+}
+
+func startWith(t *testing.T, backends []Backend, root string, environ, options []string) *process {
+	t.Helper()
 	flags, err := config.FromFlags(append(options, "root="+root))
 	assert.NilError(t, err)
 	socket := filepath.Join(t.TempDir(), "strata.sock")
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, Config{Socket: socket, Backends: tested(t), Environ: environ, Flags: flags, Version: control.Version{Version: "test"}, Log: io.Discard})
+		ended <- Run(ctx, Config{Socket: socket, Backends: backends, Environ: environ, Flags: flags, Version: control.Version{Version: "test"}, Log: io.Discard, Errors: io.Discard})
 	}()
 	p := &process{t: t, root: root, socket: socket, client: control.Dial(socket)}
 	done := false
@@ -128,6 +134,9 @@ func (p *process) value(key string) string {
 	list, err := p.client.Options(p.t.Context())
 	assert.NilError(p.t, err)
 	for _, s := range list {
+		if s.Key == key && s.Next != nil {
+			return s.Value + " from " + s.Source + ", then " + s.Next.Value + " from " + s.Next.Source
+		}
 		if s.Key == key {
 			return s.Value + " from " + s.Source
 		}
@@ -183,7 +192,7 @@ func TestServe(t *testing.T) {
 	assert.Equal(t, path.MountDir, dir)
 	_, err = p.docker("GraphDriver.Put", map[string]any{"ID": aaa})
 	assert.NilError(t, err)
-	changes, err := p.client.Changes(t.Context(), aaa, "")
+	changes, err := backendtest.Collect(p.client.Changes(t.Context(), aaa, ""))
 	assert.NilError(t, err)
 	assert.DeepEqual(t, changes, []backend.Change{{Path: "/file", Kind: backend.Added}})
 	assert.NilError(t, p.stop())
@@ -274,8 +283,21 @@ func TestNoStoreAtRest(t *testing.T) {
 	}
 }
 
+// other makes a store of a backend, or of vfs under another name.
+func other(t *testing.T, name string) (root string) {
+	t.Helper()
+	root = filepath.Join(t.TempDir(), name)
+	st, err := store.Open(t.Context(), store.Config{Root: root, Backend: name, New: func(ctx context.Context, env backend.Env) (backend.Backend, error) {
+		return tested(t)[0].Open(ctx, env, nil)
+	}})
+	assert.NilError(t, err)
+	assert.NilError(t, st.Close(t.Context()))
+	return root
+}
+
 func TestChangingOptions(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "strata")
+	kin, foreign := other(t, "vfs"), other(t, "thick")
 	p := start(t, root, nil, []string{"log-level=error"})
 	assert.NilError(t, p.init())
 	for _, tc := range []struct {
@@ -286,7 +308,11 @@ func TestChangingOptions(t *testing.T) {
 	}{
 		{"live", map[string]string{"sync": "none"}, []control.Change{{Key: "sync", Value: "none", Live: true}}, ""},
 		{"with the prefix", map[string]string{"strata.log-level": "fatal"}, nil, "allowed are"},
-		{"at the next start", map[string]string{"vfs.color": "red"}, []control.Change{{Key: "vfs.color", Value: "red"}}, ""},
+		{"at the next start", map[string]string{"vfs.color": "red"}, []control.Change{{Key: "vfs.color", Value: "red", Restart: control.RestartService}}, ""},
+		{"no store", map[string]string{"stores": "/nowhere"}, nil, "additional store /nowhere: there is no store"},
+		{"another backend's store", map[string]string{"strata.stores": foreign}, nil, "backend thick, want format 1 and backend vfs"},
+		{"a store", map[string]string{"stores": kin}, []control.Change{{Key: "stores", Value: kin, Restart: control.RestartService}}, ""},
+		{"no store any more", map[string]string{"stores": ""}, []control.Change{{Key: "stores", Unset: "default", Restart: control.RestartService}}, ""},
 		{"unknown", map[string]string{"vfs.colour": "red"}, nil, "the known ones are"},
 		{"fixed", map[string]string{"exact-diffs": "false"}, nil, "decided when the store is made"},
 		{"place", map[string]string{"root": "/x"}, nil, "docker plugin set"},
@@ -296,7 +322,7 @@ func TestChangingOptions(t *testing.T) {
 			got, err := p.client.SetOptions(t.Context(), tc.values)
 			if tc.err != "" {
 				assert.ErrorContains(t, err, tc.err)
-				assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
+				assert.Equal(t, errdefs.IsInvalidArgument(err), !strings.Contains(tc.name, "store"), "%v", err)
 				return
 			}
 			assert.NilError(t, err)
@@ -307,13 +333,54 @@ func TestChangingOptions(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, i.Sync, store.SyncNone)
 	assert.Equal(t, p.value("sync"), "none from config file")
-	assert.Equal(t, p.value("vfs.color"), " from default", "it is not in force yet")
+	assert.Equal(t, p.value("vfs.color"), " from default, then red from config file")
 	assert.NilError(t, p.stop())
 
 	p = start(t, root, nil, []string{"log-level=error"})
 	assert.NilError(t, p.init())
 	assert.Equal(t, p.value("sync"), "none from config file")
 	assert.Equal(t, p.value("vfs.color"), "red from config file")
+
+	got, err := p.client.SetOptions(t.Context(), map[string]string{"sync": "", "vfs.color": "", "log-level": ""})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, []control.Change{
+		{Key: "log-level", Value: "error", Unset: "flags", Live: true},
+		{Key: "sync", Value: "layer", Unset: "default", Live: true},
+		{Key: "vfs.color", Unset: "default", Restart: control.RestartService},
+	})
+	i, err = p.client.Info(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, i.Sync, store.SyncLayer)
+	assert.Equal(t, p.value("sync"), "layer from default")
+	assert.Equal(t, p.value("vfs.color"), "red from config file, then  from default")
+
+	// A store that is in use is not at rest.
+	_, err = SetAtRest(tested(t), root, map[string]string{"vfs.color": "red"})
+	assert.Assert(t, errdefs.IsUnavailable(err), "%v", err)
+	assert.ErrorContains(t, err, "another process")
+	assert.Equal(t, p.value("vfs.color"), "red from config file, then  from default")
+}
+
+// TestUnsetWhatNobodyKnows: a key of another version keeps the store from opening until it is unset.
+func TestUnsetWhatNobodyKnows(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "strata")
+	p := start(t, root, nil, []string{"log-level=error"})
+	assert.NilError(t, p.init())
+	assert.NilError(t, p.stop())
+	file := filepath.Join(root, config.FileName)
+	assert.NilError(t, os.WriteFile(file, []byte(`{"strata.vfs.smell": "x", "sync": "none"}`), 0o600))
+	_, err := SetAtRest(tested(t), root, map[string]string{"vfs.color": "red"})
+	assert.ErrorContains(t, err, "vfs.smell")
+	got, err := SetAtRest(tested(t), root, map[string]string{"vfs.smell": ""})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, []control.Change{{Key: "vfs.smell", Unset: "default"}})
+	_, err = SetAtRest(tested(t), root, map[string]string{"stores": "/nowhere"})
+	assert.ErrorContains(t, err, "there is no store")
+	p = start(t, root, nil, []string{"log-level=error"})
+	assert.NilError(t, p.init())
+	assert.Equal(t, p.value("sync"), "none from config file")
+	_, err = p.client.SetOptions(t.Context(), map[string]string{"vfs.smell": ""})
+	assert.Assert(t, errdefs.IsInvalidArgument(err), "%v", err)
 }
 
 // TestStorageOptsWin: a live change is made although --storage-opt will win at the next start, and says so.
@@ -324,12 +391,12 @@ func TestStorageOptsWin(t *testing.T) {
 	got, err := p.client.SetOptions(t.Context(), map[string]string{"sync": "none", "vfs.color": "red"})
 	assert.NilError(t, err)
 	assert.Assert(t, got[0].Live)
-	assert.Assert(t, strings.Contains(got[0].Note, "--storage-opt has sync=layer, which wins"), got[0].Note)
-	assert.Assert(t, strings.Contains(got[1].Note, "--storage-opt has vfs.color=blue"), got[1].Note)
+	assert.Equal(t, got[0].Winner, "--storage-opt has sync=layer")
+	assert.Equal(t, got[1].Winner, "--storage-opt has vfs.color=blue")
 	i, err := p.client.Info(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, i.Sync, store.SyncNone)
-	assert.Equal(t, p.value("sync"), "none from this process")
+	assert.Equal(t, p.value("sync"), "none from this process, then layer from --storage-opt")
 	assert.Equal(t, p.value("vfs.color"), "blue from --storage-opt")
 	assert.NilError(t, p.stop())
 	p = start(t, root, nil, []string{"log-level=error"})
@@ -350,7 +417,7 @@ func TestAnotherInit(t *testing.T) {
 
 	// dockerd starts with what takes a restart of the plugin, and is told.
 	assert.NilError(t, p.init("vfs.color=red"))
-	assert.Equal(t, p.value("vfs.color"), "blue from --storage-opt")
+	assert.Equal(t, p.value("vfs.color"), "blue from --storage-opt, then red from --storage-opt")
 	assert.Equal(t, p.value("sync"), "layer from default")
 	i, err := p.client.Describe(t.Context())
 	assert.NilError(t, err)
@@ -381,17 +448,78 @@ func TestServeThatCannotStart(t *testing.T) {
 		{"bad value", "s", []string{"STRATA_SYNC=x"}, "allowed are"},
 		{"socket that is a directory", ".", nil, "not a socket"},
 		{"long socket", strings.Repeat("s", 200), nil, "can have"},
-		{"container without a data directory", "s", []string{"STRATA_PROPAGATED_MOUNT=/nowhere", "STRATA_DATA=/nowhere"}, "no host directory is mounted on /nowhere"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			flags, err := config.FromFlags([]string{"root=" + root})
 			assert.NilError(t, err)
-			err = Run(t.Context(), Config{Socket: filepath.Join(dir, tc.socket), Backends: tested(t), Environ: tc.environ, Flags: flags, Log: io.Discard})
+			err = Run(t.Context(), Config{Socket: filepath.Join(dir, tc.socket), Backends: tested(t), Environ: tc.environ, Flags: flags, Log: io.Discard, Errors: io.Discard})
 			assert.ErrorContains(t, err, tc.want)
 			_, err = os.Stat(root)
 			assert.ErrorIs(t, err, os.ErrNotExist)
 		})
 	}
+}
+
+// TestRefusal: a managed plugin that cannot work listens, and answers with the reason.
+func TestRefusal(t *testing.T) {
+	managed := []string{"STRATA_PROPAGATED_MOUNT=/nowhere", "STRATA_DATA=/nowhere", "STRATA_RUN=/run"}
+	socket := filepath.Join("/run", filepath.Base(t.TempDir())+fmt.Sprintf("-strata-%d.sock", os.Getpid()))
+	for _, tc := range []struct {
+		name    string
+		environ []string
+		want    string
+	}{
+		{"unknown variable", []string{"STRATA_X=1"}, "STRATA_X is unknown"},
+		{"bad value", []string{"STRATA_SYNC=x"}, "allowed are layer, none"},
+		{"no data directory", nil, "no host directory is mounted on /nowhere"},
+		{"bad backend", []string{"STRATA_BACKEND=zip", "STRATA_SNAPSHOTTER_SOCKET=" + socket}, "allowed are"},
+		{"bad snapshotter", []string{"STRATA_SYNC=x", "STRATA_SNAPSHOTTER_SOCKET=/srv/s.sock"}, "allowed are layer, none"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			needRoot(t) // in /run
+			root := filepath.Join(t.TempDir(), "strata")
+			p := start(t, root, append(tc.environ, managed...), nil)
+			_, err := p.docker("Plugin.Activate", nil)
+			assert.NilError(t, err)
+			assert.ErrorContains(t, p.init(), tc.want)
+			_, err = p.docker("GraphDriver.Get", map[string]any{"ID": aaa})
+			assert.ErrorContains(t, err, tc.want)
+			got, err := p.docker("GraphDriver.Status", map[string]any{})
+			assert.NilError(t, err)
+			assert.Assert(t, strings.Contains(fmt.Sprint(got["Status"]), tc.want), "%v", got)
+			_, err = p.client.Info(t.Context())
+			assert.ErrorContains(t, err, tc.want)
+			_, err = p.client.Options(t.Context())
+			assert.ErrorContains(t, err, tc.want)
+			_, err = p.client.SetOptions(t.Context(), map[string]string{"sync": "none"})
+			assert.ErrorContains(t, err, tc.want)
+			if strings.Contains(fmt.Sprint(tc.environ), socket) {
+				conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+				assert.NilError(t, err)
+				_, err = proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "strata").Stat(t.Context(), aaa)
+				assert.ErrorContains(t, err, tc.want)
+				assert.NilError(t, conn.Close())
+			}
+			assert.NilError(t, p.stop())
+			_, err = os.Stat(root)
+			assert.ErrorIs(t, err, os.ErrNotExist)
+		})
+	}
+}
+
+// TestStoreThatCannotBeOpened: why not is not forgotten after Init.
+func TestStoreThatCannotBeOpened(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "strata")
+	assert.NilError(t, os.WriteFile(root, nil, 0o600))
+	p := start(t, root, nil, []string{"log-level=error"})
+	assert.ErrorContains(t, p.init(), "not a directory")
+	_, err := p.client.Info(t.Context())
+	assert.ErrorContains(t, err, "not a directory")
+	got, err := p.docker("GraphDriver.Status", map[string]any{})
+	assert.NilError(t, err)
+	assert.Assert(t, strings.Contains(fmt.Sprint(got["Status"]), "not a directory"), "%v", got)
+	assert.NilError(t, os.Remove(root))
+	assert.NilError(t, p.init())
 }
 
 // TestContainerdFirst: the store opens for containerd as for an Init without arguments, and dockerd's own comes later.

@@ -1,19 +1,21 @@
 package daemon
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
 
 	"strata/backend"
+	"strata/backend/regular"
 	"strata/backend/store"
+	"strata/plugin"
 	"strata/plugin/config"
 )
 
@@ -99,7 +101,7 @@ func recorded(root, backend string) config.Source {
 // without those a store may lack the additional stores that its layers stand on.
 func savedStorageOpts(root string) (config.Source, error) {
 	path := filepath.Join(root, initFile)
-	text, err := os.ReadFile(path)
+	text, err := regular.Read(path, plugin.MaxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return config.Source{Name: config.SourceStorageOpt}, nil
 	}
@@ -115,21 +117,21 @@ func savedStorageOpts(root string) (config.Source, error) {
 
 // recordedBackend reads which backend a store was made with. Its format is documented in package store.
 func recordedBackend(root string) (string, error) {
-	f, err := os.Open(filepath.Join(root, "strata.json"))
+	path := filepath.Join(root, "strata.json")
+	text, err := regular.Read(path, plugin.MaxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("there is no store in %s: %w", root, errdefs.ErrNotFound)
 	}
 	if err != nil {
 		return "", fmt.Errorf("read store %s: %w", root, err)
 	}
-	defer f.Close()
-	line, err := bufio.NewReader(f).ReadBytes('\n')
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w: %w", f.Name(), err, errdefs.ErrDataLoss)
+	line, _, whole := bytes.Cut(text, []byte("\n"))
+	if !whole {
+		return "", fmt.Errorf("read %s: %w: %w", path, io.ErrUnexpectedEOF, errdefs.ErrDataLoss)
 	}
 	var record struct{ Backend string }
 	if err := json.Unmarshal(line, &record); err != nil {
-		return "", fmt.Errorf("read %s: %w: %w", f.Name(), err, errdefs.ErrDataLoss)
+		return "", fmt.Errorf("read %s: %w: %w", path, err, errdefs.ErrDataLoss)
 	}
 	return record.Backend, nil
 }

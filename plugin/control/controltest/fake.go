@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +24,8 @@ type Fake struct {
 	Layers []store.Info
 	Tar    []byte // what Diff writes
 	Before func(ctx context.Context, method string)
+	// OnChanges, if not nil, answers for Changes.
+	OnChanges func(ctx context.Context) iter.Seq2[backend.Change, error]
 
 	mu       sync.Mutex // guards what follows
 	calls    []string
@@ -130,11 +133,28 @@ func (f *Fake) Usage(ctx context.Context, name string) (backend.Usage, error) {
 	return backend.Usage{}, fmt.Errorf("layer %q: %w", name, errdefs.ErrNotFound)
 }
 
+// Leaving implements control.Reader: a layer that is being deleted, and one that has children.
+func (f *Fake) Leaving(ctx context.Context) ([]store.Leaving, error) {
+	return []store.Leaving{
+		{Name: Hex('7'), ID: "id7", Usage: backend.Usage{Size: 1 << 20, Inodes: 7}},
+		{Name: Hex('8'), ID: "id8", Keeps: true, Usage: backend.Usage{Size: 1 << 21, Inodes: 8}},
+	}, f.called(ctx, "Leaving", "")
+}
+
 // Changes implements control.Reader.
-func (f *Fake) Changes(ctx context.Context, name, parent string) ([]backend.Change, error) {
-	return []backend.Change{
-		{Path: "/etc", Kind: backend.Modified}, {Path: "/etc/new", Kind: backend.Added}, {Path: "/old", Kind: backend.Deleted},
-	}, f.called(ctx, "Changes", name+" "+parent)
+func (f *Fake) Changes(ctx context.Context, name, parent string) iter.Seq2[backend.Change, error] {
+	if f.OnChanges != nil {
+		return f.OnChanges(ctx)
+	}
+	return func(yield func(backend.Change, error) bool) {
+		if err := f.called(ctx, "Changes", name+" "+parent); err != nil {
+			yield(backend.Change{}, err)
+			return
+		}
+		_ = yield(backend.Change{Path: "/etc", Kind: backend.Modified}, nil) &&
+			yield(backend.Change{Path: "/etc/new", Kind: backend.Added}, nil) &&
+			yield(backend.Change{Path: "/old", Kind: backend.Deleted}, nil)
+	}
 }
 
 // Diff implements control.Reader.
@@ -161,9 +181,10 @@ func (f *Fake) Check(ctx context.Context, o store.CheckOptions) ([]store.Finding
 // GC implements control.Keeper: an orphan is what is not known.
 func (f *Fake) GC(ctx context.Context, o store.GCOptions) ([]store.Orphan, error) {
 	var orphans []store.Orphan
-	for _, l := range f.Layers {
+	for i, l := range f.Layers {
 		if o.Known != nil && !o.Known[l.Name] {
-			orphans = append(orphans, store.Orphan{Name: l.Name, ID: l.ID, Reason: "not known", Removed: o.Yes})
+			size := int64(1) << (10 + i) // as Usage has it
+			orphans = append(orphans, store.Orphan{Name: l.Name, ID: l.ID, Size: &size, Reason: store.ReasonUnknown, Removed: o.Yes})
 		}
 	}
 	return orphans, f.called(ctx, "GC", fmt.Sprintf("known=%d yes=%v", len(o.Known), o.Yes))

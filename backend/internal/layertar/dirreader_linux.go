@@ -1,0 +1,89 @@
+package layertar
+
+import (
+	"errors"
+	"strings"
+
+	walks "strata/backend/internal/tree"
+)
+
+// dirReader opens files below a root. It goes from the directory where it was last to the next one, so that in path order no
+// directory is far, however deep. It is for one goroutine.
+type dirReader struct {
+	trail *walks.Trail
+	at    string // where the trail is, "" for the root
+}
+
+// dirReaderHeld is how many directories it keeps open: enough for a walk of a tree 8 deep.
+const dirReaderHeld = 8
+
+func newDirReader(root int) *dirReader {
+	r := &dirReader{trail: walks.NewTrail(walks.Dir{FD: root, Path: "."})}
+	r.trail.Hold(dirReaderHeld)
+	return r
+}
+
+// dir returns the directory at a clean relative path. It stays open until the next call. A symlink anywhere in the path is ENOTDIR, a
+// mount point errdefs.ErrFailedPrecondition.
+func (r *dirReader) dir(path string) (int, error) {
+	if path == "." {
+		path = ""
+	}
+	for shared := sharedDir(r.at, path); len(r.at) > shared; {
+		if err := r.leave(); err != nil {
+			return -1, err
+		}
+	}
+	for len(r.at) < len(path) {
+		begin := len(r.at)
+		if begin > 0 {
+			begin++
+		}
+		end := len(path)
+		if i := strings.IndexByte(path[begin:], '/'); i >= 0 {
+			end = begin + i
+		}
+		if err := r.trail.Enter(path[begin:end]); err != nil {
+			return -1, err
+		}
+		r.at = path[:end]
+	}
+	return r.trail.Dir().FD, nil
+}
+
+// leave goes back to the directory above, or further where that was moved away meanwhile.
+func (r *dirReader) leave() error {
+	before := r.trail.Depth()
+	err := r.trail.Leave()
+	for range before - r.trail.Depth() {
+		r.at = r.at[:max(strings.LastIndexByte(r.at, '/'), 0)]
+	}
+	if errors.Is(err, walks.ErrMoved) {
+		return nil
+	}
+	return err
+}
+
+// sharedDir returns how long the path of the deepest directory is that two paths have in common, 0 for the root.
+func sharedDir(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	if (n == len(a) || a[n] == '/') && (n == len(b) || b[n] == '/') {
+		return n
+	}
+	return max(strings.LastIndexByte(a[:n], '/'), 0)
+}
+
+// file opens the file at a clean relative path for reading.
+func (r *dirReader) file(path string) (int, error) {
+	dir, base := splitName(path)
+	at, err := r.dir(dir)
+	if err != nil {
+		return -1, err
+	}
+	return openFileAt(at, base)
+}
+
+func (r *dirReader) close() { r.trail.Close() }

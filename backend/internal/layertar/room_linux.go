@@ -1,0 +1,71 @@
+package layertar
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxDirs is how many directories an Apply keeps open. More than maxJobs, so that one is always idle.
+	maxDirs = 128
+	// minDirs are what most entries need at the same time: their directory, that of their target and those on the way there.
+	minDirs = 4
+	// dirsShare is the part of the descriptors that a process may have which an Apply keeps for directories. There may be several.
+	dirsShare = 8
+)
+
+// roomForDirs is how many directories an Apply keeps open in this process.
+func roomForDirs() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return minDirs
+	}
+	return int(min(max(limit.Cur/dirsShare, minDirs), maxDirs))
+}
+
+// noDescriptor tells that a file could not be opened because too many are.
+func noDescriptor(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
+
+// Waits for a descriptor, which others that work at the same time give back.
+const (
+	firstWait = time.Millisecond
+	lastWait  = 4 * time.Second
+)
+
+// patiently opens a file, and waits where there are too many open ones.
+func patiently(open func() (int, error)) (int, error) {
+	for wait := firstWait; ; wait *= 2 {
+		fd, err := retryOpen(open)
+		if !noDescriptor(err) || wait > lastWait {
+			return fd, err
+		}
+		time.Sleep(wait)
+	}
+}
+
+func retryOpen(open func() (int, error)) (fd int, err error) {
+	err = retry(func() error {
+		fd, err = open()
+		return err
+	})
+	return fd, err
+}
+
+// openDir opens a directory. Where too many files are open it closes directories that are idle, and keeps fewer from then on.
+func (t *tree) openDir(open func() (int, error)) (int, error) {
+	for {
+		fd, err := open()
+		if !noDescriptor(err) {
+			return fd, err
+		}
+		t.room = max(len(t.dirs)/2, minDirs)
+		if len(t.dirs) < t.room {
+			return patiently(open)
+		}
+		if err := t.makeRoom(); err != nil {
+			return -1, err
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"strata/backend/internal/failpoint"
+	"strata/backend/internal/mount"
+	"strata/backend/internal/tree"
+)
+
+// meta is strata.json: what a store promised when it was made.
+type meta struct {
+	Format     int       `json:"format"`
+	UUID       string    `json:"uuid"`
+	Backend    string    `json:"backend"`
+	ExactDiffs bool      `json:"exactDiffs"`
+	Created    time.Time `json:"created"`
+}
+
+const metaFile = "strata.json"
+
+// format is the version of the on-disk format that this code writes (doc.go).
+const format = 1
+
+// foundation is what a store is made in the place of.
+type foundation struct{ old *meta } // nil: there was no store
+
+// loadMeta finds out what the store promises. founding is not nil if the store has to be made first, once its backend
+// has opened (found).
+func (s *Store) loadMeta() (founding *foundation, err error) {
+	err = readFile(s.path(metaFile), &s.meta)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && !s.cfg.ReadOnly:
+		return s.newStore()
+	case errdefs.IsDataLoss(err):
+		return nil, fmt.Errorf("%w: %s was edited or is damaged: %s", err, metaFile, s.cureMeta())
+	case err != nil:
+		return nil, err
+	case s.meta.Format != format:
+		return nil, fmt.Errorf("format %d, this version of strata knows format %d: %w", s.meta.Format, format, errdefs.ErrFailedPrecondition)
+	}
+	otherBackend := s.cfg.Backend != "" && s.cfg.Backend != s.meta.Backend
+	otherPromise := s.cfg.ExactDiffsSet && s.cfg.ExactDiffs != s.meta.ExactDiffs
+	if !otherBackend && !otherPromise {
+		return nil, nil //nolint:nilnil // nil is a store that is there
+	}
+	return s.anew()
+}
+
+// anew says what a store promises that is made in the place of one which was made with other settings, if that can be.
+func (s *Store) anew() (*foundation, error) {
+	old, next := s.meta, s.promise(cmp.Or(s.cfg.Backend, s.meta.Backend))
+	holds, err := s.holds()
+	if err != nil {
+		return nil, err
+	}
+	if holds != "" || s.cfg.ReadOnly {
+		was, is := fmt.Sprintf("exact-diffs=%t", old.ExactDiffs), fmt.Sprintf("exact-diffs=%t", next.ExactDiffs)
+		if old.Backend != next.Backend {
+			was, is = "backend="+old.Backend, "backend="+next.Backend
+		}
+		return nil, fmt.Errorf("the store was made with %s, not with %s%s: use %s, or another root: %w", was, is, holds, was, errdefs.ErrFailedPrecondition)
+	}
+	s.meta = next
+	return &foundation{old: &old}, nil
+}
+
+// newStore says what a new store promises. A directory without strata.json that has records is no new store.
+func (s *Store) newStore() (*foundation, error) {
+	n, err := s.countRecords()
+	if err != nil {
+		return nil, err
+	}
+	if n > 0 {
+		return nil, fmt.Errorf("%s is missing but there are records of %d layers: restore the file from a backup: %w", metaFile, n, errdefs.ErrDataLoss)
+	}
+	if s.cfg.Backend == "" {
+		return nil, fmt.Errorf("a new store needs a backend: %w", errdefs.ErrInvalidArgument)
+	}
+	s.meta = s.promise(s.cfg.Backend)
+	return &foundation{}, nil
+}
+
+// promise is what a store promises that is made now.
+func (s *Store) promise(backendName string) meta {
+	return meta{Format: format, UUID: newID(), Backend: backendName, ExactDiffs: s.cfg.ExactDiffs, Created: time.Now().UTC()}
+}
+
+// cureMeta says what to do about a strata.json that cannot be read.
+func (s *Store) cureMeta() string {
+	if n, err := s.countRecords(); err == nil && n == 0 {
+		return "the store holds no layers: remove the file, and the store is made anew"
+	}
+	return "undo the edit, or restore the file from a backup; what it says cannot be changed while the store holds layers"
+}
+
+// countRecords counts the records in layers/, whatever they say.
+func (s *Store) countRecords() (n int, err error) {
+	entries, err := os.ReadDir(s.path(layersDir))
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), tmpSuffix) {
+			n++
+		}
+	}
+	return n, err
+}
+
+// holds says what keeps the store from being made anew, in words that follow others, or "" if nothing does.
+func (s *Store) holds() (string, error) {
+	switch n, err := s.countRecords(); {
+	case err != nil:
+		return "", err
+	case n == 1:
+		return ", and holds 1 layer", nil
+	case n > 1:
+		return fmt.Sprintf(", and holds %d layers", n), nil
+	}
+	dir := home(s.cfg.Root, s.meta.Backend)
+	vacant, err := vacant(dir)
+	if err != nil || vacant {
+		return "", err
+	}
+	return ", and " + dir + " is not empty although no record names what is there (strata gc)", nil
+}
+
+// vacant reports whether a backend's home has no layers in it: nothing is mounted there, and its directories are empty. The
+// files are the backend's notes.
+func vacant(home string) (bool, error) {
+	mounts, err := mount.Below(home)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range mounts {
+		if m.Target != home {
+			return false, nil
+		}
+	}
+	entries, err := os.ReadDir(home)
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if empty, err := emptyDir(filepath.Join(home, e.Name())); err != nil || !empty {
+			return false, err
+		}
+	}
+	return err == nil, err
+}
+
+func emptyDir(path string) (bool, error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	_, err = d.ReadDir(1)
+	if errors.Is(err, io.EOF) {
+		return true, d.Close()
+	}
+	return false, errors.Join(err, d.Close())
+}
+
+// found makes the store, or makes it anew, by its strata.json: before that is renamed there is no store, or the old one.
+func (s *Store) found(ctx context.Context, f foundation) error {
+	if err := failpoint.Hit("store.found.opened"); err != nil {
+		return err
+	}
+	if err := writeFile(s.path(metaFile), s.meta, syncFile); err != nil {
+		return err
+	}
+	if err := tree.Sync(s.path(), filepath.Dir(s.cfg.Root)); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("store.found.written"); err != nil || f.old == nil {
+		return err
+	}
+	log.G(ctx).WithFields(log.Fields{
+		"root": s.cfg.Root, "backend": s.meta.Backend, "exact-diffs": s.meta.ExactDiffs, "uuid": s.meta.UUID,
+		"old-backend": f.old.Backend, "old-exact-diffs": f.old.ExactDiffs, "old-uuid": f.old.UUID,
+	}).Warn("made the store anew: it held no layers and was made with other settings")
+	if f.old.Backend == s.meta.Backend {
+		return nil
+	}
+	removeVacant(home(s.cfg.Root, f.old.Backend))
+	return failpoint.Hit("store.found.cleared")
+}
+
+// removeVacant removes a home with empty directories at most. What else is in it stays, and the home with it, which is no
+// harm: rmdir(2) takes neither files nor mount points.
+func removeVacant(home string) {
+	entries, _ := os.ReadDir(home) // see above
+	for _, e := range entries {
+		_ = rmdir(filepath.Join(home, e.Name())) // see above
+	}
+	_ = rmdir(home) // see above
+}
