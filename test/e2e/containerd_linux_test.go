@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"gotest.tools/v3/assert"
 
 	"strata/test/e2e/engine"
@@ -181,9 +185,9 @@ func (h *containerdHost) cli() []string {
 }
 
 // check asks Strata for damage. What a client that was killed had not finished is none.
-func (h *containerdHost) check(t *testing.T) {
+func (h *containerdHost) check(t *testing.T, flags ...string) {
 	t.Helper()
-	out, err := h.try(t, append(h.cli(), "check", "--deep")...)
+	out, err := h.try(t, slices.Concat(h.cli(), []string{"check", "--deep"}, flags)...)
 	assert.NilError(t, err, "%s", out)
 	for _, line := range strings.Split(out, "\n") {
 		assert.Assert(t, line == "no damage found" || strings.HasPrefix(line, "WHAT ") || strings.HasPrefix(line, "unfinished "), "%s", out)
@@ -237,13 +241,39 @@ func testContainerd(t *testing.T, h *containerdHost) {
 		assert.Assert(t, cmp.Diff(want, got) == "", "%s: %s", name, cmp.Diff(want, got))
 	}
 	assert.Equal(t, h.container(t, dockerIO+"busybox:latest", "one", "rm /etc/group; echo new >/new; cat /new"), "new")
+	h.observed(t)
 	h.marks(t)
+	h.odd(t)
+	h.touched(t)
 	h.commit(t)
 	if h.new && h.backend == "overlay" {
 		h.remap(t)
 	}
-	h.check(t)
+	h.check(t, "--containerd-root", "/var/lib/containerd")
 	h.clear(t)
+}
+
+// observed looks for what containerd did in Strata's log and metrics, and for a call that fails.
+func (h *containerdHost) observed(t *testing.T) {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+h.Path(snapshotterSocket), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	assert.NilError(t, err)
+	_, err = snapshotsapi.NewSnapshotsClient(conn).Prepare(t.Context(), &snapshotsapi.PrepareSnapshotRequest{Key: "default/1/orphan", Parent: "none"})
+	assert.Assert(t, err != nil)
+	assert.NilError(t, conn.Close())
+	said := h.strata.Log()
+	for _, words := range []string{`msg="opened the store"`, `msg="Prepare failed"`, "snapshot=default/1/orphan", "class=not-found"} {
+		assert.Assert(t, strings.Contains(said, words), "%s is missing in %s", words, said)
+	}
+	metrics := h.run(t, "curl", "--silent", "--fail", "--unix-socket", strataSocket, "http://strata/metrics")
+	for _, series := range []string{
+		`strata_calls_total{op="Prepare",protocol="snapshots"}`, `strata_calls_total{op="Commit",protocol="snapshots"}`,
+		`strata_errors_total{class="not-found",op="Prepare",protocol="snapshots"} 1`,
+	} {
+		assert.Assert(t, strings.Contains(metrics, series), "%s is missing in %s", series, metrics)
+	}
+	applied := strings.Contains(metrics, `strata_bytes_total{direction="in",op="Apply",protocol="diff"}`)
+	assert.Equal(t, applied, h.differ, metrics)
 }
 
 // remap runs containers in a user namespace: root there is 100000 outside, and sees its files as its own. With labels the image's

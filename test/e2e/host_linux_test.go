@@ -30,6 +30,9 @@ type host struct {
 	flags  []string // more arguments for dockerd
 	served func()   // waits for the end of what serve started
 	killed bool     // dockerd was killed at least once
+	// anew says that the plugin outlives a dockerd that stops, without the mount that it needs, and starts anew when the next one is there.
+	anew bool
+	last int // the plugin's process when dockerd stopped, if anew
 	// dockerRoot is where dockerd keeps its own records.
 	dockerRoot string
 }
@@ -110,10 +113,17 @@ func (h *host) startWith(t *testing.T, driver string) {
 	assert.NilError(t, err)
 	h.docker = d
 	assert.Equal(t, h.do(t, "info", "--format={{.Driver}}"), driver)
+	if h.last != 0 {
+		h.awaitPlugin(t, h.last)
+		h.last = 0
+	}
 }
 
 func (h *host) stop(t *testing.T) {
 	t.Helper()
+	if h.anew {
+		h.last = h.pluginPID(t)
+	}
 	assert.NilError(t, h.docker.Stop())
 	h.docker = nil
 }

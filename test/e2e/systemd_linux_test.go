@@ -293,10 +293,19 @@ func (h *systemdHost) writeInContainer(t *testing.T, pid string) {
 	assert.Assert(t, strings.HasPrefix(out, "root:x:0:0:root:/root:"), out)
 }
 
-// ask has containerd ask Strata for something.
+// ask has containerd ask Strata for something. A call fails on a connection of which containerd has not seen yet that it is broken, and where
+// Strata takes more than a second to start, for which containerd waits.
 func (h *systemdHost) ask(t *testing.T) {
 	t.Helper()
-	h.ctr(t, "snapshots", "--snapshotter", "strata", "prepare", "asked")
+	var err error
+	for range 100 {
+		_, err = h.try(t, "ctr", "snapshots", "--snapshotter", "strata", "prepare", "asked")
+		if err == nil || !strings.HasSuffix(err.Error(), ": unavailable") {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	assert.NilError(t, err)
 	h.ctr(t, "snapshots", "--snapshotter", "strata", "rm", "asked")
 }
 

@@ -25,10 +25,13 @@ var setup string
 
 // Config describes a machine.
 type Config struct {
-	Usr    string // laid over /usr, "" for none: see Release.Usr
-	FS     string // "btrfs", "ext4" or "xfs" puts /var/lib on a loop image, "zfs" on a pool, "" in a directory of the host
-	SubIDs bool   // give user daemon 65536 subordinate ids from 100000, for --userns-remap=daemon
-	Bare   bool   // no containerd: see Machine.Serve
+	Usr string // laid over /usr, "" for none: see Release.Usr
+	// FS is "btrfs", "ext4" or "xfs" to have /var/lib on a loop image, the latter two also with "-quota" for project quota, "zfs" on
+	// a pool, "" in a directory of the host. "root" is a machine whose root is one ext4 file system, with /var/lib and /run in it, as
+	// without systemd.
+	FS     string
+	SubIDs bool // give user daemon 65536 subordinate ids from 100000, for --userns-remap=daemon
+	Bare   bool // no containerd: see Machine.Serve
 	// Systemd boots systemd: see Machine.Reboot. It runs what the test enables, and no containerd before.
 	Systemd bool
 	// Containerd is added to containerd's configuration, which is one of version 2.
@@ -137,7 +140,15 @@ func (m *Machine) prepare(ctx context.Context, c Config) error {
 	}
 	if c.FS != "" && c.FS != "zfs" { // a pool is made where it is mounted
 		img := filepath.Join(m.dir, "lib.img")
-		if out, err := exec.CommandContext(ctx, "mkfs."+c.FS, "-q", img).CombinedOutput(); err != nil {
+		args := map[string][]string{
+			"root":       {"mkfs.ext4"},
+			"ext4-quota": {"mkfs.ext4", "-O", "quota,project"},
+			"xfs-quota":  {"mkfs.xfs"},
+		}[c.FS]
+		if args == nil {
+			args = []string{"mkfs." + c.FS}
+		}
+		if out, err := exec.CommandContext(ctx, args[0], append(args[1:], "-q", img)...).CombinedOutput(); err != nil {
 			return fmt.Errorf("make file system: %w: %s", err, out)
 		}
 	}

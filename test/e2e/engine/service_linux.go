@@ -92,6 +92,9 @@ func (s *Service) Kill() error {
 	}
 }
 
+// Done is closed when the service has ended.
+func (s *Service) Done() <-chan struct{} { return s.done }
+
 // signal reaches the program itself: it runs below nsenter.
 func (s *Service) signal(sig unix.Signal) error {
 	procs, err := s.m.Find(s.name)
