@@ -3,21 +3,35 @@ package plugin
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"strata/backend/store"
 )
 
 // Reading returns the context of a request for a call of the store that reads its body: if the store ends the call, that waits for the
-// client no longer.
-func Reading(w http.ResponseWriter, r *http.Request) context.Context {
-	return store.WithInterrupt(r.Context(), func() {
-		_ = http.NewResponseController(w).SetReadDeadline(past()) // without it the call ends when the client goes on
-	})
+// client no longer. done is to be called when the store's call has returned, before anything is answered.
+func Reading(w http.ResponseWriter, r *http.Request) (ctx context.Context, done func()) {
+	interrupt, done := stopReading(w)
+	return store.WithInterrupt(r.Context(), interrupt), done
 }
 
-// Writing is Reading for a call whose answer is a stream. done is to be called when the store's call has returned: an error before the
-// first byte can still be told.
+// stopReading returns what ends the reading of a request's body, at any time until done is called. A connection that was interrupted ends
+// with the answer: past the body's end it is net/http that reads, and a read that fails there ends the contexts of all later requests.
+func stopReading(w http.ResponseWriter) (interrupt, done func()) {
+	var interrupted atomic.Bool
+	interrupt = func() {
+		interrupted.Store(true)
+		_ = http.NewResponseController(w).SetReadDeadline(past()) // without it the call ends when the client goes on
+	}
+	return interrupt, func() {
+		if interrupted.Load() {
+			w.Header().Set("Connection", "close")
+		}
+	}
+}
+
+// Writing is Reading for a call whose answer is a stream. An error before the first byte can still be told after done.
 func Writing(w http.ResponseWriter, r *http.Request) (ctx context.Context, done func()) {
 	c := http.NewResponseController(w)
 	ctx = store.WithInterrupt(r.Context(), func() {

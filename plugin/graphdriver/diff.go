@@ -72,7 +72,9 @@ func (h *Handler) applyDiff(ctx context.Context, c *call) error {
 	if _, err := body.Peek(1); errors.Is(err, io.EOF) {
 		return fmt.Errorf("apply to layer %s: the stream is empty (a retry of a call that was cut off?): %w", id, errdefs.ErrInvalidArgument)
 	}
-	size, err := a.Apply(plugin.Reading(c.w, c.r), id, body) //nolint:contextcheck // it is made of the request's
+	ctx, done := plugin.Reading(c.w, c.r)
+	size, err := a.Apply(ctx, id, body) //nolint:contextcheck // it is made of the request's
+	done()
 	if err != nil {
 		return err
 	}
