@@ -12,8 +12,6 @@ import (
 
 	"strata/backend/all"
 	"strata/plugin/cli"
-	"strata/plugin/cli/daemon"
-	"strata/plugin/config"
 	"strata/plugin/control"
 )
 
@@ -26,26 +24,13 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	app := cli.App{
-		Backends: backends(),
+		Backends: all.Backends(),
 		Version:  thisVersion(),
 		Environ:  os.Environ(),
 		Stdout:   os.Stdout,
 		Stderr:   os.Stderr,
 	}
 	return app.Run(ctx, os.Args[1:])
-}
-
-// backends translates the list of backends into what the front ends want: they know no backend.
-func backends() []daemon.Backend {
-	drivers := all.Backends()
-	list := make([]daemon.Backend, 0, len(drivers))
-	for _, d := range drivers {
-		list = append(list, daemon.Backend{
-			Backend: config.Backend{Name: d.Name, Summary: d.Summary, Config: d.Config},
-			Open:    d.Open,
-		})
-	}
-	return list
 }
 
 // thisVersion is the linker's, or else that of the module or commit that the program was built from.

@@ -14,7 +14,8 @@ import (
 
 	"gotest.tools/v3/assert"
 
-	"strata/plugin/cli/daemon"
+	"strata/backend/all"
+	"strata/plugin/config"
 )
 
 // TestBinary builds the program as a release is built and looks at what comes out.
@@ -47,9 +48,9 @@ func TestBinary(t *testing.T) {
 
 // TestBackends holds what the documentation says of the program's backends.
 func TestBackends(t *testing.T) {
-	list := backends()
+	list := all.Backends()
 	assert.Equal(t, list[0].Name, "overlay", "the default")
-	for _, o := range daemon.Table(list).Options() {
+	for _, o := range config.NewTable(list...).Options() {
 		assert.Assert(t, strings.HasSuffix(o.Help, "."), "option %s: help is not a sentence: %q", o.Key, o.Help)
 		assert.Assert(t, o.Backend == "" || strings.HasPrefix(o.Key, o.Backend+"."), o.Key)
 	}

@@ -14,21 +14,9 @@ import (
 	"strata/backend/zfs"
 )
 
-// Driver is a kind of backend, with what is needed to configure and open one.
-type Driver struct {
-	Name    string // as the user writes it; also the prefix of its options
-	Summary string // one line
-	// Config returns a pointer to a new struct with the defaults, whose option and help tags
-	// package plugin/config reads. It may have a method Check() error, which refuses values before they are recorded.
-	Config func() any
-	// Open makes the backend. config is what Config returned, with the user's options applied;
-	// ErrInvalidArgument for anything else.
-	Open func(ctx context.Context, env backend.Env, config any) (backend.Backend, error)
-}
-
 // Backends returns all drivers, the default first.
-func Backends() []Driver {
-	return []Driver{
+func Backends() []backend.Driver {
+	return []backend.Driver{
 		driver("overlay", "directories of changes, joined by the kernel's overlay file system", overlay.NewConfig, overlay.New),
 		byValue("vfs", "whole copies of the parent, sharing blocks where the file system can; works anywhere", vfs.NewConfig, vfs.New),
 		byValue("btrfs", "subvolumes, snapshots of the parent's; on a btrfs file system", btrfs.NewConfig, btrfs.New),
@@ -36,9 +24,9 @@ func Backends() []Driver {
 	}
 }
 
-// driver fits a backend's own types into a Driver.
-func driver[C any](name, summary string, defaults func() *C, open func(context.Context, backend.Env, *C) (backend.Backend, error)) Driver {
-	return Driver{
+// driver fits a backend's own types into a backend.Driver.
+func driver[C any](name, summary string, defaults func() *C, open func(context.Context, backend.Env, *C) (backend.Backend, error)) backend.Driver {
+	return backend.Driver{
 		Name:    name,
 		Summary: summary,
 		Config:  func() any { return defaults() },
@@ -53,7 +41,7 @@ func driver[C any](name, summary string, defaults func() *C, open func(context.C
 }
 
 // byValue is driver for a backend that takes its Config by value.
-func byValue[C any](name, summary string, defaults func() C, open func(context.Context, backend.Env, C) (backend.Backend, error)) Driver {
+func byValue[C any](name, summary string, defaults func() C, open func(context.Context, backend.Env, C) (backend.Backend, error)) backend.Driver {
 	return driver(name, summary,
 		func() *C { c := defaults(); return &c },
 		func(ctx context.Context, env backend.Env, c *C) (backend.Backend, error) { return open(ctx, env, *c) })

@@ -19,14 +19,14 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
-	"strata/plugin/cli/daemon"
+	"strata/backend"
 	"strata/plugin/config"
 	"strata/plugin/control"
 )
 
 // App is the program: what it is made of and where it runs. It is not changed by Run.
 type App struct {
-	Backends []daemon.Backend // the first is the default
+	Backends []backend.Driver // the first is the default
 	Version  control.Version
 	Environ  []string // as of os.Environ
 	Stdout   io.Writer
@@ -124,7 +124,7 @@ type session struct {
 }
 
 func (a *App) root() *cobra.Command {
-	s := &session{App: a, table: daemon.Table(a.Backends)}
+	s := &session{App: a, table: config.NewTable(a.Backends...)}
 	version := false
 	root := &cobra.Command{
 		Use:               "strata",

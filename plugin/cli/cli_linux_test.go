@@ -23,7 +23,6 @@ import (
 	"strata/backend"
 	"strata/backend/store"
 	"strata/plugin/cli"
-	"strata/plugin/cli/daemon"
 	"strata/plugin/config"
 	"strata/plugin/control"
 	"strata/plugin/control/controltest"
@@ -36,8 +35,8 @@ type thickConfig struct {
 // app is the program under test, with a backend that only has options.
 func app() *cli.App {
 	return &cli.App{
-		Backends: []daemon.Backend{{
-			Backend: config.Backend{Name: "thick", Summary: "for tests", Config: func() any { return &thickConfig{Workers: 2} }},
+		Backends: []backend.Driver{{
+			Name: "thick", Summary: "for tests", Config: func() any { return &thickConfig{Workers: 2} },
 			Open: func(context.Context, backend.Env, any) (backend.Backend, error) {
 				return nil, fmt.Errorf("thick stores nothing: %w", errdefs.ErrNotImplemented)
 			},

@@ -11,15 +11,13 @@ import (
 	"strata/backend"
 	"strata/backend/all"
 	"strata/backend/store"
-	"strata/plugin/cli/daemon"
-	"strata/plugin/config"
 )
 
 // vfs is the backend that works on every file system.
-func vfs() daemon.Backend {
+func vfs() backend.Driver {
 	for _, d := range all.Backends() {
 		if d.Name == "vfs" {
-			return daemon.Backend{Backend: config.Backend{Name: d.Name, Summary: d.Summary, Config: d.Config}, Open: d.Open}
+			return d
 		}
 	}
 	panic("there is no vfs")

@@ -36,6 +36,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strata/backend"
 	"strata/backend/store"
 )
 
@@ -87,14 +88,6 @@ func (c Change) Advice() string {
 	return ""
 }
 
-// Backend is what the settings need to know about a backend.
-type Backend struct {
-	Name    string // prefix of its options
-	Summary string // one line
-	// Config returns a pointer to a struct with the defaults and tags. It may be a [Checker].
-	Config func() any
-}
-
 // Checker is a Config of a backend that knows more about its values than their types say.
 type Checker interface {
 	// Check returns ErrInvalidArgument, and names the option, for values that the backend would refuse wherever the store lies.
@@ -114,13 +107,13 @@ type Option struct {
 
 // Table is the list of all settings. It is read-only and may be used concurrently.
 type Table struct {
-	backends []Backend
+	backends []backend.Driver
 	options  []Option // Core first, then the backends' in their order
 }
 
 // NewTable collects the settings of Core and of the backends, the first of which is the default.
 // It panics on tags that cannot work, which is a mistake in the program.
-func NewTable(backends ...Backend) *Table {
+func NewTable(backends ...backend.Driver) *Table {
 	t := &Table{backends: backends}
 	core := Core{}
 	fill(&core)
@@ -183,7 +176,7 @@ func fill(ptr any) {
 }
 
 // describe reads the tags of the struct that ptr points to, and its present values as defaults.
-func describe(backend string, ptr any) []Option {
+func describe(driver string, ptr any) []Option {
 	v := reflect.ValueOf(ptr).Elem()
 	var list []Option
 	for i := range v.NumField() {
@@ -194,10 +187,10 @@ func describe(backend string, ptr any) []Option {
 		}
 		o := Option{
 			Key: name, Env: f.Tag.Get("env"), Default: format(v.Field(i)), Help: f.Tag.Get("help"),
-			Change: Change(f.Tag.Get("change")), Backend: backend,
+			Change: Change(f.Tag.Get("change")), Backend: driver,
 		}
-		if backend != "" {
-			o.Key = backend + "." + name
+		if driver != "" {
+			o.Key = driver + "." + name
 		}
 		if o.Change == "" {
 			o.Change = Restart

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/golden"
+
+	"strata/backend"
 )
 
 type fakeConfig struct {
@@ -32,8 +34,8 @@ func (c *fakeConfig) Check() error {
 // table has two backends; that of the tests' default is called thick.
 func table() *Table {
 	return NewTable(
-		Backend{Name: "thick", Summary: "first", Config: func() any { return &fakeConfig{Workers: 2} }},
-		Backend{Name: "thin", Summary: "second", Config: func() any {
+		backend.Driver{Name: "thick", Summary: "first", Config: func() any { return &fakeConfig{Workers: 2} }},
+		backend.Driver{Name: "thin", Summary: "second", Config: func() any {
 			return &struct {
 				Level string `option:"level" values:"low,high" change:"live" help:"How much."`
 			}{"low"}
@@ -264,4 +266,26 @@ func TestBadTagsPanic(t *testing.T) {
 			describe("", ptr)
 		})
 	}
+}
+
+// TestWithLive: the tag alone says what changes at once, of a backend's options as of Core's.
+func TestWithLive(t *testing.T) {
+	resolve := func(pairs ...string) *Settings {
+		s, err := table().Resolve(source(SourceFile, pairs...))
+		assert.NilError(t, err)
+		return s
+	}
+	was := resolve("backend=thin", "thin.level=low")
+	is := was.WithLive(resolve("backend=thin", "thin.level=high", "sync=none", "log-level=debug", "stores=/x"))
+	assert.Equal(t, string(is.Sync), "none")
+	assert.Equal(t, is.LogLevel, "debug")
+	assert.Equal(t, len(is.Stores), 0, "it waits for the next start")
+	assert.Equal(t, fmt.Sprint(is.BackendConfig), "&{high}")
+	assert.Equal(t, fmt.Sprint(was.BackendConfig), "&{low}")
+	for _, row := range is.List() {
+		assert.Equal(t, row.Source == SourceFile && row.Key != "backend", row.Change == Live, row.Key)
+	}
+	next := resolve("backend=thick", "sync=none", "thick.workers=5")
+	assert.Equal(t, string(was.WithLive(next).Sync), "none")
+	assert.Equal(t, fmt.Sprint(was.WithLive(next).BackendConfig), "&{low}", "another backend's options are not this one's")
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -8,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"strata/backend"
 )
 
 // Setting is a setting with the value that is in force.
@@ -29,7 +32,13 @@ type Settings struct {
 	Core
 	// BackendConfig is what the chosen backend's Config returned, with all options applied.
 	BackendConfig any
+	driver        backend.Driver
 	list          []Setting
+}
+
+// OpenBackend makes the chosen backend with its options.
+func (s *Settings) OpenBackend(ctx context.Context, env backend.Env) (backend.Backend, error) {
+	return s.driver.Open(ctx, env, s.BackendConfig)
 }
 
 // List tells for each setting of Core and of the chosen backend its value and where it came from.
@@ -72,7 +81,7 @@ func (t *Table) Resolve(sources ...Source) (*Settings, error) {
 	}
 	for _, b := range t.backends {
 		if b.Name == s.Backend {
-			s.BackendConfig = b.Config()
+			s.driver, s.BackendConfig = b, b.Config()
 		}
 	}
 	errs = append(errs, t.apply(s, chosen)...)
@@ -186,15 +195,21 @@ func (s *Settings) field(o Option) reflect.Value {
 	panic("option " + o.Key + " has no field")
 }
 
-// WithLive returns s with the values of next for settings that change at once.
+// WithLive returns s with the values of next for settings that change at once, which their tags
+// say. s itself stays as it is.
 func (s *Settings) WithLive(next *Settings) *Settings {
 	mixed := *s
-	mixed.Sync, mixed.LogLevel = next.Sync, next.LogLevel
+	if v := reflect.ValueOf(s.BackendConfig); v.Kind() == reflect.Pointer {
+		fresh := reflect.New(v.Type().Elem())
+		fresh.Elem().Set(v.Elem())
+		mixed.BackendConfig = fresh.Interface()
+	}
 	mixed.list = slices.Clone(s.list)
 	for i, was := range mixed.list {
 		for _, is := range next.list {
 			if is.Key == was.Key && was.Change == Live {
 				mixed.list[i] = is
+				mixed.field(is.Option).Set(next.field(is.Option))
 			}
 		}
 	}

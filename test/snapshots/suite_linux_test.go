@@ -77,7 +77,7 @@ func TestSuite(t *testing.T) {
 
 // TestPrepared: the suite holds for a backend that has to prepare something for the mounts, too.
 func TestPrepared(t *testing.T) {
-	active := all.Driver{
+	active := backend.Driver{
 		Name: "active", Config: func() any { return nil },
 		Open: func(ctx context.Context, env backend.Env, _ any) (backend.Backend, error) {
 			return backendtest.NewActive(ctx, env)
@@ -94,7 +94,7 @@ func TestPrepared(t *testing.T) {
 }
 
 // serve opens a store in dir, serves it on a socket, and returns containerd's client for it.
-func serve(ctx context.Context, dir string, b all.Driver) (snapshots.Snapshotter, func() error, error) {
+func serve(ctx context.Context, dir string, b backend.Driver) (snapshots.Snapshotter, func() error, error) {
 	st, err := store.Open(ctx, store.Config{
 		Root: filepath.Join(dir, "strata"), Backend: b.Name, ExactDiffs: true,
 		New: func(ctx context.Context, env backend.Env) (backend.Backend, error) {

@@ -29,19 +29,12 @@ import (
 	"strata/plugin/snapshotter"
 )
 
-// Backend is a backend that a store can have.
-type Backend struct {
-	config.Backend
-	// Open makes the backend; its last argument is what Config returned, with all options applied.
-	Open func(ctx context.Context, env backend.Env, config any) (backend.Backend, error)
-}
-
 // Config says what to serve, and where.
 type Config struct {
-	Socket   string        // of the GraphDriver protocol and the control API, "" for none
-	Backends []Backend     // the first is the default
-	Environ  []string      // as of os.Environ
-	Flags    config.Source // settings of the command line
+	Socket   string           // of the GraphDriver protocol and the control API, "" for none
+	Backends []backend.Driver // the first is the default
+	Environ  []string         // as of os.Environ
+	Flags    config.Source    // settings of the command line
 	Version  control.Version
 	Log      io.Writer // where the process logs what is no error
 	Errors   io.Writer // where it logs errors
@@ -201,7 +194,7 @@ type daemon struct {
 
 func newDaemon(c Config) (*daemon, error) {
 	d := &daemon{
-		Config: c, table: Table(c.Backends), facts: factsOf(c.Environ), ending: make(chan struct{}), knocked: make(chan struct{}),
+		Config: c, table: config.NewTable(c.Backends...), facts: factsOf(c.Environ), ending: make(chan struct{}), knocked: make(chan struct{}),
 		opts: config.Source{Name: config.SourceStorageOpt}, now: config.Source{Name: sourceNow},
 	}
 	err := d.configure()
@@ -304,7 +297,7 @@ func (d *daemon) open(ctx context.Context, init graphdriver.Init) (*store.Store,
 	if err := setLogLevel(s.LogLevel); err != nil {
 		return nil, err
 	}
-	c, err := storeConfig(d.Backends, s, d.place)
+	c, err := storeConfig(s, d.place)
 	if err != nil {
 		return nil, err
 	}

@@ -31,12 +31,12 @@ import (
 )
 
 // tested are the backends of the tests: vfs, which works on every file system, with two options.
-func tested(t *testing.T) []Backend {
+func tested(t *testing.T) []backend.Driver {
 	t.Helper()
 	for _, d := range all.Backends() {
 		if d.Name == "vfs" {
-			return []Backend{{
-				Backend: config.Backend{Name: "vfs", Summary: d.Summary, Config: func() any { return &vfsOptions{} }},
+			return []backend.Driver{{
+				Name: "vfs", Summary: d.Summary, Config: func() any { return &vfsOptions{} },
 				Open: func(ctx context.Context, env backend.Env, _ any) (backend.Backend, error) {
 					return d.Open(ctx, env, d.Config())
 				},
@@ -65,7 +65,7 @@ func start(t *testing.T, root string, environ, options []string) *process {
 	return startWith(t, tested(t), root, environ, options)
 }
 
-func startWith(t *testing.T, backends []Backend, root string, environ, options []string) *process {
+func startWith(t *testing.T, backends []backend.Driver, root string, environ, options []string) *process {
 	t.Helper()
 	flags, err := config.FromFlags(append(options, "root="+root))
 	assert.NilError(t, err)

@@ -19,18 +19,9 @@ import (
 	"strata/plugin/config"
 )
 
-// Table lists the settings of all backends.
-func Table(backends []Backend) *config.Table {
-	list := make([]config.Backend, 0, len(backends))
-	for _, b := range backends {
-		list = append(list, b.Backend)
-	}
-	return config.NewTable(list...)
-}
-
 // storeConfig translates settings into what the store wants to know.
-func storeConfig(backends []Backend, s *config.Settings, p Placement) (store.Config, error) {
-	c := store.Config{Root: p.Root, MountDir: p.MountDir, Backend: s.Backend, Sync: s.Sync, Unseen: p.unseen}
+func storeConfig(s *config.Settings, p Placement) (store.Config, error) {
+	c := store.Config{Root: p.Root, MountDir: p.MountDir, Backend: s.Backend, Sync: s.Sync, Unseen: p.unseen, New: s.OpenBackend}
 	c.ExactDiffs, c.ExactDiffsSet = s.ExactDiffsWanted()
 	for _, dir := range s.Stores {
 		here, err := p.here(dir)
@@ -39,27 +30,17 @@ func storeConfig(backends []Backend, s *config.Settings, p Placement) (store.Con
 		}
 		c.Stores = append(c.Stores, here)
 	}
-	for _, b := range backends {
-		if b.Name == s.Backend {
-			c.New = func(ctx context.Context, env backend.Env) (backend.Backend, error) {
-				return b.Open(ctx, env, s.BackendConfig)
-			}
-		}
-	}
-	if c.New == nil {
-		return c, fmt.Errorf("backend %q is unknown: %w", s.Backend, errdefs.ErrInvalidArgument)
-	}
 	return c, nil
 }
 
 // OpenAtRest opens a store that no plugin has open, with SettingsAtRest. Without write nothing is
 // changed, not even recovered. ErrNotFound if there is no store.
-func OpenAtRest(ctx context.Context, backends []Backend, environ []string, flags config.Source, root string, write bool) (*store.Store, error) {
-	s, err := SettingsAtRest(Table(backends), environ, flags, root)
+func OpenAtRest(ctx context.Context, backends []backend.Driver, environ []string, flags config.Source, root string, write bool) (*store.Store, error) {
+	s, err := SettingsAtRest(config.NewTable(backends...), environ, flags, root)
 	if err != nil {
 		return nil, err
 	}
-	c, err := storeConfig(backends, s, Placement{Root: root, HostRoot: root})
+	c, err := storeConfig(s, Placement{Root: root, HostRoot: root})
 	if err != nil {
 		return nil, err
 	}

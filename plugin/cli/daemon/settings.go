@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"strata/backend"
 	"strata/backend/store"
 	"strata/plugin/config"
 	"strata/plugin/control"
@@ -114,15 +115,15 @@ func (d *daemon) checkStores(values map[string]string) error {
 	if err != nil {
 		return err
 	}
-	return checkStores(d.Backends, changes, later, d.place)
+	return checkStores(changes, later, d.place)
 }
 
 // checkStores looks at the additional stores of the next start, if a change names some.
-func checkStores(backends []Backend, changes []control.Change, later *config.Settings, p Placement) error {
+func checkStores(changes []control.Change, later *config.Settings, p Placement) error {
 	if !slices.ContainsFunc(changes, func(c control.Change) bool { return c.Key == "stores" && c.Unset == "" }) {
 		return nil
 	}
-	c, err := storeConfig(backends, later, p)
+	c, err := storeConfig(later, p)
 	if err != nil {
 		return err
 	}
@@ -192,15 +193,14 @@ func changed(old, next *config.Settings, kind config.Change) []string {
 
 // apply puts the live settings of next in force. The others stay as they are until the next start.
 func (d *daemon) apply(next *config.Settings) error {
-	if next.Sync != d.settings.Sync {
-		if err := d.store.SetSync(next.Sync); err != nil {
-			return err
-		}
-	}
-	if err := setLogLevel(next.LogLevel); err != nil {
+	inForce := d.settings.WithLive(next)
+	if err := d.store.SetSync(inForce.Sync); err != nil {
 		return err
 	}
-	d.settings = d.settings.WithLive(next)
+	if err := setLogLevel(inForce.LogLevel); err != nil {
+		return err
+	}
+	d.settings = inForce
 	return nil
 }
 
@@ -240,8 +240,8 @@ func amend(table *config.Table, path string, values map[string]string) (config.S
 }
 
 // SetAtRest records settings in the config file of a store that no process has open. ErrUnavailable if one has.
-func SetAtRest(backends []Backend, root string, values map[string]string) (changes []control.Change, err error) {
-	table := Table(backends)
+func SetAtRest(backends []backend.Driver, root string, values map[string]string) (changes []control.Change, err error) {
+	table := config.NewTable(backends...)
 	name, err := recordedBackend(root)
 	if err != nil {
 		return nil, err
@@ -264,7 +264,7 @@ func SetAtRest(backends []Backend, root string, values map[string]string) (chang
 	if err != nil {
 		return nil, err
 	}
-	if err := checkStores(backends, changes, later, Placement{Root: root, HostRoot: root}); err != nil {
+	if err := checkStores(changes, later, Placement{Root: root, HostRoot: root}); err != nil {
 		return nil, err
 	}
 	for i := range changes {
