@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/layerdir"
 	"strata/backend/internal/layertar"
@@ -40,7 +41,7 @@ type btrfs struct{ layerdir.Dirs }
 
 // New makes the backend. It changes nothing on disk. ErrFailedPrecondition if Home does not lie on btrfs.
 func New(_ context.Context, env backend.Env, _ Config) (backend.Backend, error) {
-	home, err := tree.Open(env.Home)
+	home, err := dirfd.Open(env.Home)
 	if err != nil {
 		return nil, fmt.Errorf("open btrfs home: %w", err)
 	}
@@ -80,7 +81,7 @@ func (b *btrfs) make(ctx context.Context, l backend.Layer, other string) error {
 	if _, err := b.Path(l.ID); err != nil {
 		return err
 	}
-	home, err := tree.Open(b.Env.Home)
+	home, err := dirfd.Open(b.Env.Home)
 	if err != nil {
 		return err
 	}
@@ -111,7 +112,7 @@ func (b *btrfs) make(ctx context.Context, l backend.Layer, other string) error {
 	return err
 }
 
-func makeBase(home tree.Dir, id string) error {
+func makeBase(home dirfd.Dir, id string) error {
 	if err := createSubvolume(home.FD, id); err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func makeBase(home tree.Dir, id string) error {
 	return nil
 }
 
-func (b *btrfs) makeCopy(ctx context.Context, home tree.Dir, id, other string) error {
+func (b *btrfs) makeCopy(ctx context.Context, home dirfd.Dir, id, other string) error {
 	source, err := b.open(other)
 	if err != nil {
 		return err
@@ -163,7 +164,7 @@ func (b *btrfs) remove(ctx context.Context, id string) error {
 	if _, err := b.Path(id); err != nil {
 		return err
 	}
-	home, err := tree.Open(b.Env.Home)
+	home, err := dirfd.Open(b.Env.Home)
 	if err != nil {
 		return err
 	}
@@ -331,7 +332,7 @@ func (b *btrfs) checkParent(id string, repair bool) error {
 
 // Report tells whether limits are possible.
 func (b *btrfs) Report(ctx context.Context) ([]backend.Field, error) {
-	home, err := tree.Open(b.Env.Home)
+	home, err := dirfd.Open(b.Env.Home)
 	if err != nil {
 		return nil, fmt.Errorf("report on btrfs: %w", err)
 	}
@@ -344,14 +345,14 @@ func (b *btrfs) Report(ctx context.Context) ([]backend.Field, error) {
 }
 
 // open opens a layer's root directory. ErrDataLoss if it is no subvolume.
-func (b *btrfs) open(id string) (tree.Dir, error) {
+func (b *btrfs) open(id string) (dirfd.Dir, error) {
 	path, err := b.Find(id)
 	if err != nil {
-		return tree.Dir{}, err
+		return dirfd.Dir{}, err
 	}
-	d, err := tree.Open(path)
+	d, err := dirfd.Open(path)
 	if err != nil {
-		return tree.Dir{}, err
+		return dirfd.Dir{}, err
 	}
 	is, err := isSubvolume(d)
 	if err == nil && !is {
@@ -359,13 +360,13 @@ func (b *btrfs) open(id string) (tree.Dir, error) {
 	}
 	if err != nil {
 		d.Close()
-		return tree.Dir{}, err
+		return dirfd.Dir{}, err
 	}
 	return d, nil
 }
 
 // isSubvolume tells whether d is the root directory of a subvolume.
-func isSubvolume(d tree.Dir) (bool, error) {
+func isSubvolume(d dirfd.Dir) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(d.FD, &st); err != nil {
 		return false, &os.PathError{Op: "stat", Path: d.Path, Err: err}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/treediff"
 )
 
@@ -47,7 +47,7 @@ func (b *btrfs) changes(ctx context.Context, l backend.Layer) (iter.Seq2[backend
 
 // snapshot is a subvolume and the one that it came from.
 type snapshot struct {
-	upper, lower tree.Dir
+	upper, lower dirfd.Dir
 	upperInfo    subvolumeInfo
 	lowerID      uint64
 	since        uint64 // transaction that made the first snapshot; changes have higher numbers
@@ -59,7 +59,7 @@ const maxClones = 64
 
 // sinceSnapshot finds out since when upper and lower go different ways. nil if upper does not descend from lower
 // by snapshots, as far as those are still there.
-func sinceSnapshot(ctx context.Context, upper, lower tree.Dir) (*snapshot, error) {
+func sinceSnapshot(ctx context.Context, upper, lower dirfd.Dir) (*snapshot, error) {
 	upperInfo, err := subvolumeOf(upper.FD)
 	if err != nil {
 		return nil, err
@@ -254,7 +254,7 @@ func (b *btrfs) usage(ctx context.Context, l backend.Layer) (backend.Usage, erro
 }
 
 // made returns the transaction that made upper as a snapshot of its parent; 0 if it is none.
-func (b *btrfs) made(ctx context.Context, upper tree.Dir, parent string) (uint64, error) {
+func (b *btrfs) made(ctx context.Context, upper dirfd.Dir, parent string) (uint64, error) {
 	lower, err := b.open(parent)
 	if errdefs.IsNotFound(err) || errors.Is(err, os.ErrNotExist) {
 		return 0, nil

@@ -10,13 +10,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/tree"
 )
 
 // destroy deletes what is called name in parent: a subvolume with those inside it, deepest first, or a
 // plain tree. Nothing is fine. Mount points on the way to a nested subvolume are an ErrFailedPrecondition.
-func destroy(ctx context.Context, parent tree.Dir, name string) error {
+func destroy(ctx context.Context, parent dirfd.Dir, name string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -53,18 +54,18 @@ func destroy(ctx context.Context, parent tree.Dir, name string) error {
 }
 
 // unprotect clears the flags (chattr) that keep a subvolume from being deleted. It tells whether there were any.
-func unprotect(parent tree.Dir, name string) bool {
+func unprotect(parent dirfd.Dir, name string) bool {
 	d, err := parent.Open(name)
 	if err != nil {
 		return false
 	}
 	err = setReadOnly(d.FD, false) // flags are as read-only as all else
 	d.Close()
-	return err == nil && tree.Unprotect(parent, tree.Entry{Name: name, Type: unix.DT_DIR})
+	return err == nil && dirfd.Unprotect(parent, dirfd.Entry{Name: name, Type: unix.DT_DIR})
 }
 
 // empty deletes the subvolumes inside the subvolume d, and returns d's ID; 0 if it is none.
-func empty(ctx context.Context, d tree.Dir) (id uint64, err error) {
+func empty(ctx context.Context, d dirfd.Dir) (id uint64, err error) {
 	is, err := isSubvolume(d)
 	if err != nil || !is {
 		return 0, err
@@ -90,7 +91,7 @@ func empty(ctx context.Context, d tree.Dir) (id uint64, err error) {
 	return info.ID, nil
 }
 
-func destroyNested(ctx context.Context, d tree.Dir, id uint64, n rootRef) error {
+func destroyNested(ctx context.Context, d dirfd.Dir, id uint64, n rootRef) error {
 	at, err := openByInode(d, id, n.dir)
 	if err != nil {
 		return err
@@ -100,16 +101,16 @@ func destroyNested(ctx context.Context, d tree.Dir, id uint64, n rootRef) error 
 }
 
 // openByInode opens a directory of the subvolume whose root is d.
-func openByInode(d tree.Dir, subvolume, inode uint64) (tree.Dir, error) {
+func openByInode(d dirfd.Dir, subvolume, inode uint64) (dirfd.Dir, error) {
 	path, err := pathOf(d.FD, subvolume, inode)
 	if err != nil {
-		return tree.Dir{}, err
+		return dirfd.Dir{}, err
 	}
 	return openBelow(d, path)
 }
 
 // openBelow opens a directory by its path below d. Neither links nor mount points are crossed.
-func openBelow(d tree.Dir, path string) (tree.Dir, error) {
+func openBelow(d dirfd.Dir, path string) (dirfd.Dir, error) {
 	at, err := d.Open(".")
 	if err != nil || path == "" {
 		return at, err
@@ -118,7 +119,7 @@ func openBelow(d tree.Dir, path string) (tree.Dir, error) {
 		next, err := at.Open(name)
 		at.Close()
 		if err != nil {
-			return tree.Dir{}, err
+			return dirfd.Dir{}, err
 		}
 		at = next
 	}
@@ -127,7 +128,7 @@ func openBelow(d tree.Dir, path string) (tree.Dir, error) {
 
 // snapshotNested puts snapshots of the subvolumes inside from into its snapshot to, where there are empty
 // directories in their place.
-func snapshotNested(ctx context.Context, from, to tree.Dir) error {
+func snapshotNested(ctx context.Context, from, to dirfd.Dir) error {
 	info, err := subvolumeOf(from.FD)
 	if err != nil {
 		return err
@@ -148,7 +149,7 @@ func snapshotNested(ctx context.Context, from, to tree.Dir) error {
 	return nil
 }
 
-func snapshotOne(ctx context.Context, from, to tree.Dir, path, name string) error {
+func snapshotOne(ctx context.Context, from, to dirfd.Dir, path, name string) error {
 	source, err := openBelow(from, strings.TrimPrefix(path+"/"+name, "/"))
 	if err != nil {
 		return err
@@ -159,11 +160,11 @@ func snapshotOne(ctx context.Context, from, to tree.Dir, path, name string) erro
 		return err
 	}
 	defer at.Close()
-	return tree.Protected(at, tree.Entry{Name: ".", Type: unix.DT_DIR}, func() error { return snapshotInto(ctx, source, at, name) })
+	return dirfd.Protected(at, dirfd.Entry{Name: ".", Type: unix.DT_DIR}, func() error { return snapshotInto(ctx, source, at, name) })
 }
 
 // snapshotInto puts a snapshot of source into the directory at, in the place of the empty directory name.
-func snapshotInto(ctx context.Context, source, at tree.Dir, name string) error {
+func snapshotInto(ctx context.Context, source, at dirfd.Dir, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(at.FD, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: at.Path, Err: err}

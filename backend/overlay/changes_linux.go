@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar"
-	"strata/backend/internal/tree"
 	"strata/backend/internal/treediff"
 )
 
@@ -67,7 +67,7 @@ type walker struct {
 	links   treediff.Linker
 	content bool // what is listed will be read, too
 
-	upper  *tree.Walk
+	upper  *dirfd.Walk
 	lowers []lowerWalk // topmost first
 	stack  []directory // from the root to where upper is
 	here   []lower     // what a lookup of the parent's files sees there, topmost first
@@ -77,13 +77,13 @@ type walker struct {
 // lowerWalk is a walk over the upper directory of a layer below. It is in the directory in place of the one where the upper walk is, or
 // of the nearest one above that it has.
 type lowerWalk struct {
-	*tree.Walk
+	*dirfd.Walk
 	ids *backend.IDMap
 }
 
 // lower is a directory of a layer below.
 type lower struct {
-	tree.Dir
+	dirfd.Dir
 	ids       *backend.IDMap
 	whiteouts bool // regular files in it may be whiteouts
 }
@@ -114,7 +114,7 @@ func (o *overlay) roots(w *walker, l backend.Layer, yield func(backend.Change, e
 		return err
 	}
 	defer upper.Close()
-	w.upper, w.lowers, w.stack = tree.NewWalk(upper, tree.ByName), nil, nil
+	w.upper, w.lowers, w.stack = dirfd.NewWalk(upper, dirfd.ByName), nil, nil
 	defer w.upper.Close()
 	w.out = treediff.NewOutput(w.upper, yield)
 	root := directory{}
@@ -124,7 +124,7 @@ func (o *overlay) roots(w *walker, l backend.Layer, yield func(backend.Change, e
 			return err
 		}
 		defer d.Close()
-		walk := tree.NewWalk(d, tree.ByName)
+		walk := dirfd.NewWalk(d, dirfd.ByName)
 		walk.Hold(lowerDirs / len(l.Parents))
 		defer walk.Close()
 		w.lowers = append(w.lowers, lowerWalk{walk, p.IDMap})
@@ -135,12 +135,12 @@ func (o *overlay) roots(w *walker, l backend.Layer, yield func(backend.Change, e
 }
 
 // openDiff opens what a layer itself holds.
-func (o *overlay) openDiff(id string) (tree.Dir, error) {
+func (o *overlay) openDiff(id string) (dirfd.Dir, error) {
 	dir, err := o.find(id)
 	if err != nil {
-		return tree.Dir{}, err
+		return dirfd.Dir{}, err
 	}
-	return tree.Open(filepath.Join(dir, diffDir))
+	return dirfd.Open(filepath.Join(dir, diffDir))
 }
 
 // walk lists what changed.
@@ -182,7 +182,7 @@ func (w *walker) arrive() error {
 
 // leave goes back to the directory above. One that was moved away meanwhile counts as gone, with what it holds.
 func (w *walker) leave() error {
-	if err := w.upper.Leave(); err != nil && !errors.Is(err, tree.ErrMoved) {
+	if err := w.upper.Leave(); err != nil && !errors.Is(err, dirfd.ErrMoved) {
 		return err
 	}
 	for last := len(w.stack) - 1; last > w.upper.Depth(); last-- {
@@ -204,7 +204,7 @@ func (w *walker) next() (name string, ok bool, err error) {
 		e, ok, err := w.upper.Next()
 		return e.Name, ok, err
 	}
-	walks := []*tree.Walk{w.upper}
+	walks := []*dirfd.Walk{w.upper}
 	for _, p := range top.parts {
 		walks = append(walks, w.lowers[p.index].Walk)
 	}
@@ -212,8 +212,8 @@ func (w *walker) next() (name string, ok bool, err error) {
 }
 
 // nextOf returns the smallest of the next names of several walks, and steps over it in all.
-func nextOf(walks []*tree.Walk) (name string, ok bool, err error) {
-	var same []*tree.Walk
+func nextOf(walks []*dirfd.Walk) (name string, ok bool, err error) {
+	var same []*dirfd.Walk
 	for _, w := range walks {
 		e, has, err := w.Peek()
 		switch {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 // layers makes the view of parents whose upper directories the steps fill.
@@ -19,7 +19,7 @@ func layers(t *testing.T, fill ...func(dir string)) *below {
 	for _, f := range fill {
 		dir := t.TempDir()
 		f(dir)
-		d, err := tree.Open(dir)
+		d, err := dirfd.Open(dir)
 		assert.NilError(t, err)
 		b.root = append(b.root, lower{Dir: d, whiteouts: true})
 	}
@@ -28,9 +28,9 @@ func layers(t *testing.T, fill ...func(dir string)) *below {
 }
 
 // makeDeep makes levels directories called d, one in the other, in dir, and calls each in some of them.
-func makeDeep(t *testing.T, dir string, levels int, each func(level int, at tree.Dir)) {
+func makeDeep(t *testing.T, dir string, levels int, each func(level int, at dirfd.Dir)) {
 	t.Helper()
-	at, err := tree.Open(dir)
+	at, err := dirfd.Open(dir)
 	assert.NilError(t, err)
 	for i := range levels {
 		assert.NilError(t, unix.Mkdirat(at.FD, "d", 0o755))
@@ -50,11 +50,11 @@ func TestBelowFar(t *testing.T) {
 		t.Skip("marks need root")
 	}
 	const levels = 2500
-	file := func(at tree.Dir, name string) {
+	file := func(at dirfd.Dir, name string) {
 		assert.NilError(t, unix.Mknodat(at.FD, name, unix.S_IFREG|0o600, 0))
 	}
 	b := layers(t, func(dir string) {
-		makeDeep(t, dir, levels, func(level int, at tree.Dir) {
+		makeDeep(t, dir, levels, func(level int, at dirfd.Dir) {
 			switch level {
 			case 1000:
 				file(at, "top")
@@ -66,7 +66,7 @@ func TestBelowFar(t *testing.T) {
 			}
 		})
 	}, func(dir string) {
-		makeDeep(t, dir, levels, func(level int, at tree.Dir) {
+		makeDeep(t, dir, levels, func(level int, at dirfd.Dir) {
 			switch level {
 			case 1000:
 				file(at, "gone")
@@ -109,7 +109,7 @@ func descriptors(t *testing.T) int {
 // counts what the kernel does for a path.
 func TestBelowFarCost(t *testing.T) {
 	step := func(levels int) float64 {
-		b := layers(t, func(dir string) { makeDeep(t, dir, levels, func(int, tree.Dir) {}) })
+		b := layers(t, func(dir string) { makeDeep(t, dir, levels, func(int, dirfd.Dir) {}) })
 		best := 0.0
 		name := strings.Repeat("d/", levels)
 		for i := range 3 {

@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/treediff"
 )
 
@@ -16,7 +16,7 @@ import (
 type file struct{ treediff.File }
 
 // lstat returns nil if there is no such name.
-func lstat(d tree.Dir, name string) (*file, error) {
+func lstat(d dirfd.Dir, name string) (*file, error) {
 	f, err := treediff.Lstat(d, name)
 	if f == nil || err != nil {
 		return nil, err

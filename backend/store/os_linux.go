@@ -11,7 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 // lockPatience is how long somebody may have the lock: a process that was killed just now leaves it to
@@ -63,7 +63,7 @@ type fileInfo struct {
 // lstat looks at a file in a directory, however long the path from there is.
 func lstat(dir, path string) (info fileInfo, err error) {
 	var st unix.Stat_t
-	if full := filepath.Join(dir, path); len(full) <= tree.MaxPath {
+	if full := filepath.Join(dir, path); len(full) <= dirfd.MaxPath {
 		err = unix.Lstat(full, &st)
 	} else {
 		st, err = lstatFar(dir, path)
@@ -75,7 +75,7 @@ func lstat(dir, path string) (info fileInfo, err error) {
 }
 
 func lstatFar(dir, path string) (st unix.Stat_t, err error) {
-	root, err := tree.Open(dir)
+	root, err := dirfd.Open(dir)
 	if err != nil {
 		return st, err
 	}

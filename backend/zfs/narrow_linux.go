@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
-	"strata/backend/internal/tree"
 	"strata/backend/internal/treediff"
 )
 
@@ -85,8 +85,8 @@ type finder struct {
 	layer    backend.Layer
 	snapshot string // of the upper tree
 	dev      uint64
-	upper    tree.Dir
-	lower    tree.Dir
+	upper    dirfd.Dir
+	lower    dirfd.Dir
 	look     map[uint64]bool // inode numbers of what changed and of the directories above
 	above    map[string]bool // directories that are in look with all above them
 	// listed has the names of the objects in the directories that were listed. The kernel tells of all objects in a block
@@ -101,11 +101,11 @@ type finder struct {
 const fewObjects = 4096
 
 func (f *finder) find(ctx context.Context, objects []uint64, upper, lower string) (_ func(dev, ino uint64) bool, err error) {
-	if f.upper, err = tree.Open(upper); err != nil {
+	if f.upper, err = dirfd.Open(upper); err != nil {
 		return nil, err
 	}
 	defer f.upper.Close()
-	if f.lower, err = tree.Open(lower); err != nil {
+	if f.lower, err = dirfd.Open(lower); err != nil {
 		return nil, err
 	}
 	defer f.lower.Close()
@@ -211,7 +211,7 @@ func (f *finder) list(dir string) error {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }() // nothing was written
-	d, err := tree.Dir{FD: fd, Path: path.Join(f.upper.Path, dir)}.Open(".")
+	d, err := dirfd.Dir{FD: fd, Path: path.Join(f.upper.Path, dir)}.Open(".")
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (f *finder) lstat(name string) (st unix.Stat_t, err error) {
 }
 
 // openBeneath opens a file by its path in a tree, to look at it.
-func openBeneath(d tree.Dir, name string) (int, error) {
+func openBeneath(d dirfd.Dir, name string) (int, error) {
 	name = "." + path.Clean("/"+name)
 	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
@@ -267,7 +267,7 @@ func vanished(err error) bool {
 // If it does not, it does not differ anywhere: where other files have the others, directories have changed.
 func (f *finder) differs(name string) (bool, error) {
 	var files [2]*treediff.File
-	for i, d := range []tree.Dir{f.upper, f.lower} {
+	for i, d := range []dirfd.Dir{f.upper, f.lower} {
 		fd, err := openBeneath(d, path.Dir(name))
 		if vanished(err) {
 			return true, nil
@@ -276,7 +276,7 @@ func (f *finder) differs(name string) (bool, error) {
 			return false, err
 		}
 		defer func() { _ = unix.Close(fd) }() // nothing was written
-		if files[i], err = treediff.Lstat(tree.Dir{FD: fd, Path: path.Join(d.Path, path.Dir(name))}, path.Base(name)); err != nil {
+		if files[i], err = treediff.Lstat(dirfd.Dir{FD: fd, Path: path.Join(d.Path, path.Dir(name))}, path.Base(name)); err != nil {
 			return false, err
 		}
 		if files[i] == nil {
@@ -306,7 +306,7 @@ func (f *finder) addAbove(dir string) error {
 
 // names reads the names of all files below d, without looking at the files, and adds the directories in which there is
 // something to look at. It tells whether there is.
-func (f *finder) names(ctx context.Context, d tree.Dir) (found bool, err error) {
+func (f *finder) names(ctx context.Context, d dirfd.Dir) (found bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
@@ -330,7 +330,7 @@ func (f *finder) names(ctx context.Context, d tree.Dir) (found bool, err error) 
 }
 
 // inside is names for the directory called name in d.
-func (f *finder) inside(ctx context.Context, d tree.Dir, name string) (bool, error) {
+func (f *finder) inside(ctx context.Context, d dirfd.Dir, name string) (bool, error) {
 	sub, err := d.Open(name)
 	if vanished(err) {
 		return false, nil

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 // Chown changes the owners of everything at and below dir from how the map from stores them to how
@@ -28,12 +28,12 @@ func Chown(ctx context.Context, dir string, from, to *backend.IDMap) error {
 	if from.Equal(to) {
 		return nil
 	}
-	root, err := tree.Open(dir)
+	root, err := dirfd.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	w := &walker{root: root, Walk: tree.NewWalk(root, tree.ByName), from: from, to: to, links: map[inode]link{}}
+	w := &walker{root: root, Walk: dirfd.NewWalk(root, dirfd.ByName), from: from, to: to, links: map[inode]link{}}
 	defer w.Close()
 	if err := w.directory(); err != nil {
 		return err
@@ -45,15 +45,15 @@ type inode struct{ dev, ino uint64 }
 
 // link is what the first of several names of a file was given.
 type link struct {
-	in       *tree.Place
+	in       *dirfd.Place
 	name     string
 	uid, gid uint32
 }
 
 // walker goes by name: a union mount lists in another order once something was copied up.
 type walker struct {
-	*tree.Walk
-	root     tree.Dir
+	*dirfd.Walk
+	root     dirfd.Dir
 	from, to *backend.IDMap
 	links    map[inode]link
 }
@@ -110,7 +110,7 @@ func (w *walker) directory() error {
 }
 
 // file changes a file that is no directory, each inode once.
-func (w *walker) file(d tree.Dir, name string, st *unix.Stat_t) error {
+func (w *walker) file(d dirfd.Dir, name string, st *unix.Stat_t) error {
 	if st.Nlink < 2 {
 		return w.change(d, name, st)
 	}
@@ -132,7 +132,7 @@ func (w *walker) file(d tree.Dir, name string, st *unix.Stat_t) error {
 
 // relink makes name one file with its first name again: a union mount copies a file up under the
 // one name that was changed and leaves the others behind.
-func (w *walker) relink(d tree.Dir, name string, first link) error {
+func (w *walker) relink(d dirfd.Dir, name string, first link) error {
 	var before unix.Stat_t
 	if err := unix.Fstat(d.FD, &before); err != nil {
 		return &os.PathError{Op: "stat", Path: d.String(), Err: err}
@@ -157,7 +157,7 @@ func (w *walker) relink(d tree.Dir, name string, first link) error {
 }
 
 // change gives name in d its new owner.
-func (w *walker) change(d tree.Dir, name string, st *unix.Stat_t) error {
+func (w *walker) change(d dirfd.Dir, name string, st *unix.Stat_t) error {
 	uid, gid, err := w.translate(st.Uid, st.Gid)
 	if err != nil {
 		return fmt.Errorf("change owner of %s: %w", d.Join(name), err)
@@ -166,8 +166,8 @@ func (w *walker) change(d tree.Dir, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return fmt.Errorf("change owner of %s: %w", d.Join(name), err)
 	}
-	e := tree.Entry{Name: name, Type: uint8(st.Mode & unix.S_IFMT >> 12)} // IFTODT of dirent.h
-	return tree.Protected(d, e, func() error {
+	e := dirfd.Entry{Name: name, Type: uint8(st.Mode & unix.S_IFMT >> 12)} // IFTODT of dirent.h
+	return dirfd.Protected(d, e, func() error {
 		if uid != st.Uid || gid != st.Gid {
 			if err := chown(d, name, uid, gid, st.Mode); err != nil {
 				return err
@@ -183,7 +183,7 @@ func (w *walker) change(d tree.Dir, name string, st *unix.Stat_t) error {
 }
 
 // chown keeps the mode, too.
-func chown(d tree.Dir, name string, uid, gid, mode uint32) error {
+func chown(d dirfd.Dir, name string, uid, gid, mode uint32) error {
 	if err := unix.Fchownat(d.FD, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "chown", Path: d.Join(name), Err: err}
 	}
@@ -234,7 +234,7 @@ func (w *walker) translateGroup(gid uint32) (uint32, error) {
 
 // attributes returns those attributes of a file that hold IDs or that chown(2) clears, with their
 // new values.
-func (w *walker) attributes(d tree.Dir, file string) (map[string][]byte, error) {
+func (w *walker) attributes(d dirfd.Dir, file string) (map[string][]byte, error) {
 	names := make([]byte, 1024)
 	n, err := d.ListXattrs(file, names)
 	if errors.Is(err, unix.ERANGE) {
@@ -245,7 +245,7 @@ func (w *walker) attributes(d tree.Dir, file string) (map[string][]byte, error) 
 		n, err = 0, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list attributes: %w", tree.ListError(err))
+		return nil, fmt.Errorf("list attributes: %w", dirfd.ListError(err))
 	}
 	changed := map[string][]byte{}
 	for _, name := range bytes.Split(bytes.TrimSuffix(names[:n], []byte{0}), []byte{0}) {

@@ -10,7 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 // Projects gives size limits to directories of one file system. It is safe for concurrent use, except
@@ -204,12 +204,12 @@ func administrators() (map[uint32]bool, error) {
 
 // tag gives the number to dir and what is in it. It opens nothing by a symbolic link: the layer is not in use.
 func tag(ctx context.Context, dir string, id uint32) error {
-	root, err := tree.Open(dir)
+	root, err := dirfd.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	w := tree.NewWalk(root, tree.AsListed)
+	w := dirfd.NewWalk(root, dirfd.AsListed)
 	defer w.Close()
 	if err := tagOpen(root, ".", unix.O_DIRECTORY, id); err != nil {
 		return err
@@ -235,7 +235,7 @@ func tag(ctx context.Context, dir string, id uint32) error {
 	}
 }
 
-func tagEntry(w *tree.Walk, name string, id uint32) error {
+func tagEntry(w *dirfd.Walk, name string, id uint32) error {
 	d := w.Dir()
 	var st unix.Stat_t
 	if err := unix.Fstatat(d.FD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -254,7 +254,7 @@ func tagEntry(w *tree.Walk, name string, id uint32) error {
 }
 
 // tagOpen opens name in d and gives it the number.
-func tagOpen(d tree.Dir, name string, flags int, id uint32) error {
+func tagOpen(d dirfd.Dir, name string, flags int, id uint32) error {
 	path := d.Join(name)
 	fd, err := unix.Openat(d.FD, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|flags, 0)
 	if err != nil {

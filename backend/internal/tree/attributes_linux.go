@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 // modeBits are the bits of st_mode that chmod(2) sets.
@@ -47,7 +49,7 @@ func setTimes(fd int, times []unix.Timespec) error {
 }
 
 // copyNodeAttributes does the same by name, for what cannot be opened without side effects.
-func copyNodeAttributes(from, to Dir, name string, st *unix.Stat_t) error {
+func copyNodeAttributes(from, to dirfd.Dir, name string, st *unix.Stat_t) error {
 	path := to.Join(name)
 	if err := unix.Fchownat(to.FD, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "chown", Path: path, Err: err}
@@ -85,7 +87,7 @@ func (a attributes) copy(path string, set func(name string, value []byte) error)
 		return nil
 	}
 	if err != nil {
-		return &os.PathError{Op: "list extended attributes for", Path: path, Err: ListError(err)}
+		return &os.PathError{Op: "list extended attributes for", Path: path, Err: dirfd.ListError(err)}
 	}
 	for name := range strings.SplitSeq(string(bytes.TrimSuffix(names, []byte{0})), "\x00") {
 		if name == "" {

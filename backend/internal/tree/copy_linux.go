@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 // copiers is how many files are filled at the same time: enough that the disk has something to do
@@ -28,7 +30,7 @@ func Copy(ctx context.Context, src, dst string) error {
 }
 
 func copyTree(ctx context.Context, src, dst string) error {
-	from, err := Open(src)
+	from, err := dirfd.Open(src)
 	if err != nil {
 		return err
 	}
@@ -40,7 +42,7 @@ func copyTree(ctx context.Context, src, dst string) error {
 	defer to.Close()
 	files, ctx := errgroup.WithContext(ctx)
 	files.SetLimit(copiers)
-	c := copier{root: to, from: NewWalk(from, AsListed), to: NewTrail(to), files: files, links: map[inode]link{}}
+	c := copier{root: to, from: dirfd.NewWalk(from, dirfd.AsListed), to: dirfd.NewTrail(to), files: files, links: map[dirfd.Inode]link{}}
 	defer c.close()
 	err = c.tree(ctx)
 	// A failed file has cancelled ctx, and is the error that tells more.
@@ -51,21 +53,21 @@ func copyTree(ctx context.Context, src, dst string) error {
 }
 
 // openEmpty makes a directory, or opens one that is empty.
-func openEmpty(dir string) (Dir, error) {
+func openEmpty(dir string) (dirfd.Dir, error) {
 	if err := unix.Mkdir(dir, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
-		return Dir{}, &os.PathError{Op: "mkdir", Path: dir, Err: err}
+		return dirfd.Dir{}, &os.PathError{Op: "mkdir", Path: dir, Err: err}
 	}
-	d, err := Open(dir)
+	d, err := dirfd.Open(dir)
 	if err != nil {
-		return Dir{}, err
+		return dirfd.Dir{}, err
 	}
-	list, err := d.next(make([]byte, listBuffer), nil)
-	if err == nil && len(list) > 0 {
+	_, some, err := dirfd.NewWalk(d, dirfd.AsListed).Next()
+	if some {
 		err = &os.PathError{Op: "copy to", Path: dir, Err: unix.ENOTEMPTY}
 	}
 	if err != nil {
 		d.Close()
-		return Dir{}, err
+		return dirfd.Dir{}, err
 	}
 	return d, nil
 }
@@ -73,21 +75,21 @@ func openEmpty(dir string) (Dir, error) {
 // copier copies one tree. A single goroutine walks and makes all names, so that a directory's times can
 // be set as soon as its names are made, and a hard link finds its first name.
 type copier struct {
-	root  Dir
-	from  *Walk
-	to    *Trail          // in step with from
-	files *errgroup.Group // fills regular files
-	links map[inode]link  // by the inode in the source, of those with several names
-	near  struct {        // where the last link was found
-		at  *Place
-		dir Dir
+	root  dirfd.Dir
+	from  *dirfd.Walk
+	to    *dirfd.Trail         // in step with from
+	files *errgroup.Group      // fills regular files
+	links map[dirfd.Inode]link // by the inode in the source, of those with several names
+	near  struct {             // where the last link was found
+		at  *dirfd.Place
+		dir dirfd.Dir
 	}
 	noClone atomic.Bool // the file systems cannot reflink: do not ask again
 }
 
 // link is the first name of an inode in dst.
 type link struct {
-	in   *Place
+	in   *dirfd.Place
 	name string
 }
 
@@ -147,7 +149,7 @@ func (c *copier) entry(ctx context.Context, name string) error {
 	case kind == unix.S_IFDIR:
 		return c.subdirectory(name)
 	case st.Nlink > 1:
-		id := inode{st.Dev, st.Ino}
+		id := dirfd.InodeOf(&st)
 		if first, ok := c.links[id]; ok {
 			return c.link(first, name)
 		}
@@ -176,7 +178,7 @@ func (c *copier) link(first link, name string) error {
 }
 
 // approach opens the directory of a link's first name, unless it is open: links come in groups.
-func (c *copier) approach(at *Place) error {
+func (c *copier) approach(at *dirfd.Place) error {
 	if c.near.at == at {
 		return nil
 	}
@@ -204,7 +206,7 @@ func (c *copier) subdirectory(name string) error {
 }
 
 // file makes a regular file and leaves it to another goroutine to fill it.
-func (c *copier) file(ctx context.Context, from, to Dir, name string, st *unix.Stat_t) error {
+func (c *copier) file(ctx context.Context, from, to dirfd.Dir, name string, st *unix.Stat_t) error {
 	in, err := from.OpenFile(name)
 	if err != nil {
 		return err
@@ -230,7 +232,7 @@ func (c *copier) file(ctx context.Context, from, to Dir, name string, st *unix.S
 }
 
 // copyNode copies a symbolic link, a device or a FIFO.
-func copyNode(from, to Dir, name string, st *unix.Stat_t) error {
+func copyNode(from, to dirfd.Dir, name string, st *unix.Stat_t) error {
 	path := to.Join(name)
 	var err error
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
@@ -246,18 +248,4 @@ func copyNode(from, to Dir, name string, st *unix.Stat_t) error {
 		return &os.PathError{Op: "create", Path: path, Err: err}
 	}
 	return copyNodeAttributes(from, to, name, st)
-}
-
-// Readlink reads the symbolic link called name in d, which is expected to be size bytes long.
-func (d Dir) Readlink(name string, size int64) (string, error) {
-	for length := max(size, 63) + 1; ; length *= 2 {
-		buf := make([]byte, length)
-		n, err := unix.Readlinkat(d.FD, name, buf)
-		if err != nil {
-			return "", &os.PathError{Op: "readlink", Path: d.Join(name), Err: err}
-		}
-		if int64(n) < length {
-			return string(buf[:n]), nil
-		}
-	}
 }

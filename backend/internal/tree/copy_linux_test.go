@@ -180,3 +180,30 @@ func du(t *testing.T, args ...string) int64 {
 	assert.NilError(t, err)
 	return n
 }
+
+// TestDeep holds that no depth takes more descriptors or memory, and that what is deep down is copied, too.
+func TestDeep(t *testing.T) {
+	for _, kind := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
+		backendtest.EachDepth(t, kind, func(t *testing.T, src, name string, levels int) {
+			bottom := func(f func(*os.Root) error) backendtest.Step { return backendtest.InDeep(name, levels, false, f) }
+			apply(t, src, bottom(func(d *os.Root) error { return d.Link("file", "link") }))
+			dst := src + "-copy"
+			assert.NilError(t, tree.Copy(t.Context(), src, dst))
+			apply(t, dst, bottom(func(d *os.Root) error {
+				a, err := d.Stat("file")
+				assert.NilError(t, err)
+				b, err := d.Stat("link")
+				assert.NilError(t, err)
+				assert.Assert(t, os.SameFile(a, b) && a.Size() == 1)
+				return nil
+			}))
+			for _, root := range []string{src, dst} {
+				got, err := tree.Usage(t.Context(), root)
+				assert.NilError(t, err)
+				assert.Equal(t, got.Inodes, int64(levels+2))
+				assert.NilError(t, tree.RemoveAll(t.Context(), root))
+				assertGone(t, root)
+			}
+		})
+	}
+}

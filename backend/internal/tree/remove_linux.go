@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 // removers is how many goroutines work on one tree. Directories are locked one by one, the journal
@@ -20,7 +22,7 @@ const removers = 2
 // point is an ErrFailedPrecondition that names it, and what is mounted there is not touched. It may be
 // repeated after an error or a crash.
 func RemoveAll(ctx context.Context, dir string) error {
-	parent, err := Open(filepath.Dir(dir))
+	parent, err := dirfd.Open(filepath.Dir(dir))
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -29,7 +31,7 @@ func RemoveAll(ctx context.Context, dir string) error {
 	}
 	defer parent.Close()
 	r := remover{slots: make(chan struct{}, removers-1)}
-	if err := r.remove(ctx, parent, Entry{Name: filepath.Base(dir)}); err != nil {
+	if err := r.remove(ctx, parent, dirfd.Entry{Name: filepath.Base(dir)}); err != nil {
 		return fmt.Errorf("remove tree: %w", err)
 	}
 	return nil
@@ -41,7 +43,7 @@ type remover struct {
 }
 
 // remove removes one name in a directory.
-func (r *remover) remove(ctx context.Context, parent Dir, e Entry) error {
+func (r *remover) remove(ctx context.Context, parent dirfd.Dir, e dirfd.Entry) error {
 	if e.Type != unix.DT_DIR {
 		err := unlink(parent, e, 0)
 		if !errors.Is(err, unix.EISDIR) {
@@ -56,7 +58,7 @@ func (r *remover) remove(ctx context.Context, parent Dir, e Entry) error {
 		return err
 	}
 	defer d.Close()
-	s := sweep{remover: r, Walk: NewWalk(d, ByInode)}
+	s := sweep{remover: r, Walk: dirfd.NewWalk(d, dirfd.ByInode)}
 	defer s.Close()
 	for {
 		if err := s.empty(ctx); err != nil {
@@ -73,7 +75,7 @@ func (r *remover) remove(ctx context.Context, parent Dir, e Entry) error {
 // sweep is one goroutine's way through a directory.
 type sweep struct {
 	*remover
-	*Walk
+	*dirfd.Walk
 	helpers []*helper // the deepest last
 }
 
@@ -117,7 +119,7 @@ func (s *sweep) each(ctx context.Context) error {
 }
 
 // entry removes a name, or begins to if it is a directory.
-func (s *sweep) entry(ctx context.Context, e Entry) error {
+func (s *sweep) entry(ctx context.Context, e dirfd.Entry) error {
 	if e.Type != unix.DT_DIR {
 		err := unlink(s.Dir(), e, 0)
 		if !errors.Is(err, unix.EISDIR) {
@@ -139,7 +141,7 @@ func (s *sweep) enter(name string) error {
 }
 
 // inBackground leaves a directory to another goroutine if one is free.
-func (s *sweep) inBackground(ctx context.Context, e Entry) (begun bool, err error) {
+func (s *sweep) inBackground(ctx context.Context, e dirfd.Entry) (begun bool, err error) {
 	select {
 	case s.slots <- struct{}{}:
 	default:
@@ -178,13 +180,13 @@ func (s *sweep) await(depth int) error {
 func (s *sweep) finish() error {
 	name := s.Name()
 	err := s.Leave()
-	if errors.Is(err, ErrMoved) {
+	if errors.Is(err, dirfd.ErrMoved) {
 		return s.await(s.Depth() + 1)
 	}
 	if err != nil {
 		return err
 	}
-	err = unlink(s.Dir(), Entry{Name: name, Type: unix.DT_DIR}, unix.AT_REMOVEDIR)
+	err = unlink(s.Dir(), dirfd.Entry{Name: name, Type: unix.DT_DIR}, unix.AT_REMOVEDIR)
 	if errors.Is(err, unix.ENOTEMPTY) {
 		return s.enter(name) // something is new, or getdents lost its place when entries went away
 	}
@@ -192,9 +194,9 @@ func (s *sweep) finish() error {
 }
 
 // unlink removes one name, after clearing flags that forbid it. EISDIR and ENOTEMPTY come back as they are.
-func unlink(d Dir, e Entry, flags int) error {
+func unlink(d dirfd.Dir, e dirfd.Entry, flags int) error {
 	err := unix.Unlinkat(d.FD, e.Name, flags)
-	if errors.Is(err, unix.EPERM) && Unprotect(d, e) {
+	if errors.Is(err, unix.EPERM) && dirfd.Unprotect(d, e) {
 		err = unix.Unlinkat(d.FD, e.Name, flags)
 	}
 	switch {
@@ -203,7 +205,7 @@ func unlink(d Dir, e Entry, flags int) error {
 	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENOTEMPTY):
 		return err
 	case errors.Is(err, unix.EBUSY):
-		return mountPointError(d.Join(e.Name))
+		return dirfd.MountPointError(d.Join(e.Name))
 	}
 	return &os.PathError{Op: "remove", Path: d.Join(e.Name), Err: err}
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 )
 
 // blockUnit is the unit of st_blocks, bytes, whatever the file system's block size is (stat(2)).
@@ -18,18 +19,18 @@ const blockUnit = 512
 // what is mounted inside is not counted. A tree that is written to meanwhile gives some sum between the
 // two states.
 func Usage(ctx context.Context, dir string) (backend.Usage, error) {
-	root, err := Open(dir)
+	root, err := dirfd.Open(dir)
 	if err != nil {
 		return backend.Usage{}, fmt.Errorf("measure tree: %w", err)
 	}
 	defer root.Close()
-	m := meter{linked: map[inode]struct{}{}}
+	m := meter{linked: map[dirfd.Inode]struct{}{}}
 	var st unix.Statx_t
 	if err := unix.Statx(root.FD, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
 		return backend.Usage{}, fmt.Errorf("measure tree: %w", &os.PathError{Op: "stat", Path: dir, Err: err})
 	}
 	m.count(&st)
-	w := NewWalk(root, AsListed)
+	w := dirfd.NewWalk(root, dirfd.AsListed)
 	defer w.Close()
 	if err := m.tree(ctx, w); err != nil {
 		return backend.Usage{}, fmt.Errorf("measure tree: %w", err)
@@ -40,12 +41,12 @@ func Usage(ctx context.Context, dir string) (backend.Usage, error) {
 // meter adds up one tree.
 type meter struct {
 	sum    backend.Usage
-	linked map[inode]struct{} // those with several names that were counted
+	linked map[dirfd.Inode]struct{} // those with several names that were counted
 }
 
 func (m *meter) count(st *unix.Statx_t) {
 	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		id := inode{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}
+		id := dirfd.Inode{Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino}
 		if _, counted := m.linked[id]; counted {
 			return
 		}
@@ -55,7 +56,7 @@ func (m *meter) count(st *unix.Statx_t) {
 	m.sum.Size += int64(st.Blocks) * blockUnit
 }
 
-func (m *meter) tree(ctx context.Context, w *Walk) error {
+func (m *meter) tree(ctx context.Context, w *dirfd.Walk) error {
 	for {
 		e, ok, err := w.Next()
 		switch {
@@ -68,13 +69,13 @@ func (m *meter) tree(ctx context.Context, w *Walk) error {
 		default:
 			err = w.Leave()
 		}
-		if err != nil && !errors.Is(err, ErrMoved) {
+		if err != nil && !errors.Is(err, dirfd.ErrMoved) {
 			return err
 		}
 	}
 }
 
-func (m *meter) entry(ctx context.Context, w *Walk, e Entry) error {
+func (m *meter) entry(ctx context.Context, w *dirfd.Walk, e dirfd.Entry) error {
 	d := w.Dir()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("measure %s: %w", d, err)
@@ -93,7 +94,7 @@ func (m *meter) entry(ctx context.Context, w *Walk, e Entry) error {
 	}
 	err = w.Enter(e.Name)
 	switch {
-	case isMountPoint(err), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+	case dirfd.IsMountPoint(err), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return nil // mounted over, removed or replaced
 	case err != nil:
 		return err

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 // Changes lists how the tree at upper differs from the one at lower; "" is the empty tree. An error is the
@@ -36,9 +36,9 @@ type comparison struct {
 	// in and its number there.
 	look map[inode]bool
 
-	upper *tree.Walk
+	upper *dirfd.Walk
 	// lower is in the counterpart of the directory where upper is, or of the nearest one above that has one; nil for the empty tree.
-	lower  *tree.Walk
+	lower  *dirfd.Walk
 	stack  []pair // the directories from the root to where upper is
 	paired int    // how many of them have a counterpart
 	out    *Output
@@ -74,21 +74,21 @@ func (c *comparison) trees(upper, lower string, yield func(backend.Change, error
 }
 
 func (c *comparison) roots(upper, lower string, yield func(backend.Change, error) bool) error {
-	u, err := tree.Open(upper)
+	u, err := dirfd.Open(upper)
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	c.upper, c.lower = tree.NewWalk(u, tree.ByName), nil
+	c.upper, c.lower = dirfd.NewWalk(u, dirfd.ByName), nil
 	defer c.upper.Close()
 	c.stack, c.paired, c.out = c.stack[:0], 0, NewOutput(c.upper, yield)
 	if lower != "" {
-		l, err := tree.Open(lower)
+		l, err := dirfd.Open(lower)
 		if err != nil {
 			return err
 		}
 		defer l.Close()
-		c.lower, c.paired = tree.NewWalk(l, tree.ByName), 1
+		c.lower, c.paired = dirfd.NewWalk(l, dirfd.ByName), 1
 		defer c.lower.Close()
 	}
 	if err := c.push(); err != nil {
@@ -146,7 +146,7 @@ func (c *comparison) push() error {
 	return nil
 }
 
-func device(d tree.Dir) (uint64, error) {
+func device(d dirfd.Dir) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(d.FD, &st); err != nil {
 		return 0, &os.PathError{Op: "stat", Path: d.String(), Err: err}
@@ -159,7 +159,7 @@ func (c *comparison) isPaired() bool { return c.paired == len(c.stack) }
 
 // leave goes back to the directory above. One that was moved away meanwhile counts as gone, with what it holds.
 func (c *comparison) leave() error {
-	if err := c.upper.Leave(); err != nil && !errors.Is(err, tree.ErrMoved) {
+	if err := c.upper.Leave(); err != nil && !errors.Is(err, dirfd.ErrMoved) {
 		return err
 	}
 	c.out.Moved()
@@ -175,7 +175,7 @@ func (c *comparison) leave() error {
 
 // names is one name in a pair of directories, which one of the two may not have.
 type names struct {
-	upper, lower     tree.Entry
+	upper, lower     dirfd.Entry
 	inUpper, inLower bool
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/treediff"
 )
 
@@ -52,10 +52,10 @@ func TestDeep(t *testing.T) {
 // sameTimes gives all directories of a Deep the same times.
 func sameTimes(t *testing.T, dir, name string, levels int) {
 	t.Helper()
-	root, err := tree.Open(dir)
+	root, err := dirfd.Open(dir)
 	assert.NilError(t, err)
 	defer root.Close()
-	trail := tree.NewTrail(root)
+	trail := dirfd.NewTrail(root)
 	defer trail.Close()
 	for range levels {
 		assert.NilError(t, trail.Enter(name))

@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 func vanished(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
 
 // File is a name in an open directory with its attributes.
 type File struct {
-	Dir  tree.Dir
+	Dir  dirfd.Dir
 	Name string
 	Stat unix.Stat_t
 	// Marks is how attributes begin that are not content: those of the overlayfs that mounts the tree. "" for a tree that is seen mounted.
@@ -22,7 +22,7 @@ type File struct {
 }
 
 // Lstat returns nil if there is no such name.
-func Lstat(d tree.Dir, name string) (*File, error) {
+func Lstat(d dirfd.Dir, name string) (*File, error) {
 	f := File{Dir: d, Name: name}
 	err := unix.Fstatat(d.FD, name, &f.Stat, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 // lookAgain finds the names that the walk before passed over although their files are listed under other names: files
@@ -17,12 +17,12 @@ func (c *comparison) lookAgain(upper string) error {
 		return nil
 	}
 	c.look = map[inode]bool{}
-	d, err := tree.Open(upper)
+	d, err := dirfd.Open(upper)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	s := search{comparison: c, files: unseen, walk: tree.NewWalk(d, tree.AsListed)}
+	s := search{comparison: c, files: unseen, walk: dirfd.NewWalk(d, dirfd.AsListed)}
 	defer s.walk.Close()
 	return s.run()
 }
@@ -31,7 +31,7 @@ func (c *comparison) lookAgain(upper string) error {
 type search struct {
 	*comparison
 	files map[inode]bool
-	walk  *tree.Walk
+	walk  *dirfd.Walk
 	stack []searched
 }
 
@@ -75,7 +75,7 @@ func (s *search) push(name inode) error {
 	return err
 }
 
-func (s *search) entry(e tree.Entry) error {
+func (s *search) entry(e dirfd.Entry) error {
 	top := &s.stack[len(s.stack)-1]
 	name := inode{top.dev, e.Ino}
 	if e.Type != unix.DT_DIR {
@@ -92,7 +92,7 @@ func (s *search) entry(e tree.Entry) error {
 
 // leave goes back to the directory above, and notes those that something was found in.
 func (s *search) leave() error {
-	if err := s.walk.Leave(); err != nil && !errors.Is(err, tree.ErrMoved) {
+	if err := s.walk.Leave(); err != nil && !errors.Is(err, dirfd.ErrMoved) {
 		return err
 	}
 	for last := len(s.stack) - 1; last > s.walk.Depth(); last-- {

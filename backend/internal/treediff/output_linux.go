@@ -4,7 +4,7 @@ import (
 	"errors"
 
 	"strata/backend"
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 // ErrStopped ends a walk whose caller wants no more.
@@ -12,7 +12,7 @@ var ErrStopped = errors.New("stopped")
 
 // Output lists the changes that a walk finds. A directory that holds changes comes before them.
 type Output struct {
-	walk  *tree.Walk
+	walk  *dirfd.Walk
 	yield func(backend.Change, error) bool
 	// listed is how many directories from the root to where the walk is are in the output. One that is not has to be listed as
 	// soon as a change is found below it. The root counts as listed.
@@ -21,7 +21,7 @@ type Output struct {
 }
 
 // NewOutput begins where the walk does. yield gets no errors.
-func NewOutput(walk *tree.Walk, yield func(backend.Change, error) bool) *Output {
+func NewOutput(walk *dirfd.Walk, yield func(backend.Change, error) bool) *Output {
 	return &Output{walk: walk, yield: yield, listed: 1}
 }
 

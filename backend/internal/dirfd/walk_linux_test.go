@@ -1,4 +1,4 @@
-package tree_test
+package dirfd_test
 
 import (
 	"fmt"
@@ -11,11 +11,11 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend/backendtest"
-	"strata/backend/internal/tree"
+	"strata/backend/internal/dirfd"
 )
 
 // walked lists what a walk sees, directories first by what they are called.
-func walked(t *testing.T, w *tree.Walk, each func(path string)) []string {
+func walked(t *testing.T, w *dirfd.Walk, each func(path string)) []string {
 	t.Helper()
 	var seen []string
 	for {
@@ -40,7 +40,7 @@ func walked(t *testing.T, w *tree.Walk, each func(path string)) []string {
 // bush makes directories within directories, with more files than are listed at once.
 func bush(t *testing.T, dir string, depth int) {
 	t.Helper()
-	apply(t, dir, manyFiles(".", 900), backendtest.MkdirAll("a"), backendtest.MkdirAll("z"))
+	apply(t, dir, manyFiles(900), backendtest.MkdirAll("a"), backendtest.MkdirAll("z"))
 	if depth > 0 {
 		bush(t, filepath.Join(dir, "a"), depth-1)
 		bush(t, filepath.Join(dir, "z"), depth-1)
@@ -60,12 +60,12 @@ func TestWalk(t *testing.T) {
 			return err
 		}))
 		for _, c := range []struct{ held, keep int }{{1, 0}, {2, 1 << 20}, {100, 0}, {100, 100_000}, {100, 1 << 20}} {
-			for order := range tree.ByInode {
+			for order := range dirfd.ByInode {
 				t.Run(fmt.Sprintf("order %d, held %d, kept %d", order, c.held, c.keep), func(t *testing.T) {
-					root, err := tree.Open(dir)
+					root, err := dirfd.Open(dir)
 					assert.NilError(t, err)
 					defer root.Close()
-					w := tree.NewWalk(root, order)
+					w := dirfd.NewWalk(root, order)
 					defer w.Close()
 					w.Hold(c.held)
 					w.KeepNames(c.keep)
@@ -73,7 +73,7 @@ func TestWalk(t *testing.T) {
 					list := walked(t, w, func(path string) { seen[path] = true })
 					assert.Equal(t, len(list), len(want))
 					assert.Equal(t, len(seen), len(want))
-					if order == tree.ByName {
+					if order == dirfd.ByName {
 						assert.DeepEqual(t, list, want)
 					}
 				})
@@ -92,20 +92,20 @@ func TestWalkMoved(t *testing.T) {
 		"nothing":          {nil, "tree/a/b/c", nil},
 		"the parent":       {[][2]string{{"tree/a/b/c", "tree/a/c"}}, "", nil},
 		"to the outside":   {[][2]string{{"tree/a/b/c/d", "outside/d"}}, "tree/a/b/c", nil},
-		"and its parent":   {[][2]string{{"tree/a/b/c/d", "outside/d"}, {"tree/a/b/c", "outside/c"}}, "tree/a/b", tree.ErrMoved},
-		"replaced":         {[][2]string{{"tree/a/b/c/d", "outside/d"}, {"tree/a", "outside/a"}, {"other", "tree/a"}}, "tree", tree.ErrMoved},
-		"by a link":        {[][2]string{{"tree/a/b/c/d", "outside/d"}, {"tree/a", "outside/a"}, {"link", "tree/a"}}, "tree", tree.ErrMoved},
+		"and its parent":   {[][2]string{{"tree/a/b/c/d", "outside/d"}, {"tree/a/b/c", "outside/c"}}, "tree/a/b", dirfd.ErrMoved},
+		"replaced":         {[][2]string{{"tree/a/b/c/d", "outside/d"}, {"tree/a", "outside/a"}, {"other", "tree/a"}}, "tree", dirfd.ErrMoved},
+		"by a link":        {[][2]string{{"tree/a/b/c/d", "outside/d"}, {"tree/a", "outside/a"}, {"link", "tree/a"}}, "tree", dirfd.ErrMoved},
 		"within the tree":  {[][2]string{{"tree/a/b/c/d", "tree/d"}}, "tree/a/b/c", nil},
-		"below one beside": {[][2]string{{"tree/a/b/c/d", "tree/e/d"}, {"tree/a/b", "tree/e/b"}}, "tree/a", tree.ErrMoved},
+		"below one beside": {[][2]string{{"tree/a/b/c/d", "tree/e/d"}, {"tree/a/b", "tree/e/b"}}, "tree/a", dirfd.ErrMoved},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			apply(t, dir, backendtest.MkdirAll("tree/a/b/c/d"), backendtest.MkdirAll("tree/e"), backendtest.MkdirAll("outside"),
 				backendtest.MkdirAll("other/b/c/d"), backendtest.Symlink("outside/a", "link"))
-			root, err := tree.Open(filepath.Join(dir, "tree"))
+			root, err := dirfd.Open(filepath.Join(dir, "tree"))
 			assert.NilError(t, err)
 			defer root.Close()
-			trail := tree.NewTrail(root)
+			trail := dirfd.NewTrail(root)
 			defer trail.Close()
 			trail.Hold(1)
 			for _, name := range []string{"a", "b", "c", "d"} {
@@ -137,10 +137,10 @@ func TestPlace(t *testing.T) {
 	dir := t.TempDir()
 	name := strings.Repeat("n", 250)
 	apply(t, dir, backendtest.Deep(name, 100, ""))
-	root, err := tree.Open(dir)
+	root, err := dirfd.Open(dir)
 	assert.NilError(t, err)
 	defer root.Close()
-	trail := tree.NewTrail(root)
+	trail := dirfd.NewTrail(root)
 	defer trail.Close()
 	assert.Assert(t, trail.Place() == nil)
 	for range 100 {
@@ -158,29 +158,32 @@ func TestPlace(t *testing.T) {
 	assert.Equal(t, is.Ino, want.Ino)
 }
 
-// TestDeep holds that no depth takes more descriptors or memory, and that what is deep down is copied, too.
-func TestDeep(t *testing.T) {
+func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
+
+// onEach runs f on each kind of file system that a store may lie on.
+func onEach(t *testing.T, f func(t *testing.T, dir string)) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
-		backendtest.EachDepth(t, kind, func(t *testing.T, src, name string, levels int) {
-			bottom := func(f func(*os.Root) error) backendtest.Step { return backendtest.InDeep(name, levels, false, f) }
-			apply(t, src, bottom(func(d *os.Root) error { return d.Link("file", "link") }))
-			dst := src + "-copy"
-			assert.NilError(t, tree.Copy(t.Context(), src, dst))
-			apply(t, dst, bottom(func(d *os.Root) error {
-				a, err := d.Stat("file")
-				assert.NilError(t, err)
-				b, err := d.Stat("link")
-				assert.NilError(t, err)
-				assert.Assert(t, os.SameFile(a, b) && a.Size() == 1)
-				return nil
-			}))
-			for _, root := range []string{src, dst} {
-				got, err := tree.Usage(t.Context(), root)
-				assert.NilError(t, err)
-				assert.Equal(t, got.Inodes, int64(levels+2))
-				assert.NilError(t, tree.RemoveAll(t.Context(), root))
-				assertGone(t, root)
+		t.Run(kind, func(t *testing.T) { f(t, backendtest.LoopFS(t, kind, 1<<30, "")) })
+	}
+}
+
+func apply(t *testing.T, dir string, steps ...backendtest.Step) {
+	t.Helper()
+	assert.NilError(t, backendtest.Steps(steps...)(dir))
+}
+
+// manyFiles makes empty files, more than one call of getdents shows.
+func manyFiles(n int) backendtest.Step {
+	return func(root string) error {
+		for i := range n {
+			f, err := os.Create(filepath.Join(root, fmt.Sprintf("a-file-with-a-rather-long-name-%d", i)))
+			if err != nil {
+				return err
 			}
-		})
+			if err := f.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }

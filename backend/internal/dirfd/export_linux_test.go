@@ -1,4 +1,4 @@
-package tree
+package dirfd
 
 // KeepNames makes a walk give up names as soon as those below take more memory.
 func (w *Walk) KeepNames(bytes int) { w.keep = bytes }

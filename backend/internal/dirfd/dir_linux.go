@@ -1,4 +1,4 @@
-package tree
+package dirfd
 
 import (
 	"bytes"
@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -118,76 +117,16 @@ func (d Dir) Proc(name string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", d.FD, name)
 }
 
-func (d Dir) openFD(name string, flags int) (int, error) {
-	how := unix.OpenHow{
-		Flags:   uint64(unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | flags),
-		Resolve: unix.RESOLVE_NO_XDEV,
-	}
-	fd, err := unix.Openat2(d.FD, name, &how)
-	for errors.Is(err, unix.EINTR) {
-		fd, err = unix.Openat2(d.FD, name, &how)
-	}
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) { // EPERM: old seccomp profiles
-		fd, err = d.openComparing(name, flags)
-	}
-	switch {
-	case errors.Is(err, unix.EXDEV):
-		return -1, mountPointError(d.Join(name))
-	case errors.Is(err, unix.ELOOP):
-		err = unix.ENOTDIR // with O_NOFOLLOW: it is a symbolic link
-	}
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: d.Join(name), Err: err}
-	}
-	return fd, nil
-}
-
-func mountPointError(path string) error {
-	return fmt.Errorf("%s is a mount point: %w", path, errdefs.ErrFailedPrecondition)
-}
-
-func isMountPoint(err error) bool { return errdefs.IsFailedPrecondition(err) }
-
-// openComparing does without openat2(2). It returns EXDEV for a mount point.
-func (d Dir) openComparing(name string, flags int) (int, error) {
-	fd, err := openAt(d.FD, name, flags)
-	if err != nil {
-		return -1, err
-	}
-	outer, err := mountID(d.FD)
-	if err == nil {
-		var inner string
-		inner, err = mountID(fd)
-		if err == nil && inner != outer {
-			err = unix.EXDEV
+// Readlink reads the symbolic link called name in d, which is expected to be size bytes long.
+func (d Dir) Readlink(name string, size int64) (string, error) {
+	for length := max(size, 63) + 1; ; length *= 2 {
+		buf := make([]byte, length)
+		n, err := unix.Readlinkat(d.FD, name, buf)
+		if err != nil {
+			return "", &os.PathError{Op: "readlink", Path: d.Join(name), Err: err}
 		}
-	}
-	if err != nil {
-		_ = unix.Close(fd) // only read
-		return -1, err
-	}
-	return fd, nil
-}
-
-// mountID returns which mount an open file was opened through.
-func mountID(fd int) (string, error) {
-	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(info)) {
-		if id, ok := strings.CutPrefix(line, "mnt_id:"); ok {
-			return strings.TrimSpace(id), nil
-		}
-	}
-	return "", fmt.Errorf("mount ID in /proc/self/fdinfo: %w", errdefs.ErrNotImplemented)
-}
-
-func openAt(at int, name string, flags int) (int, error) {
-	for {
-		fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|flags, 0)
-		if !errors.Is(err, unix.EINTR) {
-			return fd, err
+		if int64(n) < length {
+			return string(buf[:n]), nil
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package tree
+package dirfd
 
 import (
 	"errors"
@@ -35,12 +35,15 @@ type Trail struct {
 type level struct {
 	fd    int    // -1 if it is closed
 	end   int    // how much of the way leads to it
-	id    inode  // if it is closed
+	id    Inode  // if it is closed
 	place *Place // once asked for
 }
 
-// inode names a file system's inode.
-type inode struct{ dev, ino uint64 }
+// Inode names an inode of a file system.
+type Inode struct{ Dev, Ino uint64 }
+
+// InodeOf returns the inode that st describes.
+func InodeOf(st *unix.Stat_t) Inode { return Inode{st.Dev, st.Ino} }
 
 // NewTrail begins at a directory, which stays the caller's to close.
 func NewTrail(root Dir) *Trail { return &Trail{root: root, held: heldLevels} }
@@ -117,10 +120,10 @@ func (t *Trail) closeFirst() error {
 	return nil
 }
 
-func identify(fd int) (inode, error) {
+func identify(fd int) (Inode, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(fd, &st)
-	return inode{st.Dev, st.Ino}, err
+	return InodeOf(&st), err
 }
 
 // Leave goes back to the directory above. If that is not found again the trail ends at the deepest directory on the way to
@@ -156,9 +159,9 @@ func (t *Trail) cut(n int) {
 }
 
 // reopen opens a directory, which is ErrMoved if it is not the one that is meant.
-func reopen(d Dir, name string, want inode) (int, error) {
+func reopen(d Dir, name string, want Inode) (int, error) {
 	fd, err := d.openFD(name, unix.O_DIRECTORY)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || isMountPoint(err) {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || IsMountPoint(err) {
 		return -1, ErrMoved
 	}
 	if err != nil {
