@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -19,36 +18,21 @@ import (
 	"strata/backend/internal/tree"
 )
 
-// meta is strata.json: what a store promised when it was made.
-type meta struct {
-	Format     int       `json:"format"`
-	UUID       string    `json:"uuid"`
-	Backend    string    `json:"backend"`
-	ExactDiffs bool      `json:"exactDiffs"`
-	Created    time.Time `json:"created"`
-}
-
-const metaFile = "strata.json"
-
-// format is the version of the on-disk format that this code writes (doc.go).
-const format = 1
-
 // foundation is what a store is made in the place of.
-type foundation struct{ old *meta } // nil: there was no store
+type foundation struct{ old *Meta } // nil: there was no store
 
 // loadMeta finds out what the store promises. founding is not nil if the store has to be made first, once its backend
 // has opened (found).
 func (s *Store) loadMeta() (founding *foundation, err error) {
-	err = readFile(s.path(metaFile), &s.meta)
-	switch {
-	case errors.Is(err, os.ErrNotExist) && !s.cfg.ReadOnly:
+	s.meta, err = readMeta(s.cfg.Root)
+	if errors.Is(err, os.ErrNotExist) && !s.cfg.ReadOnly {
 		return s.newStore()
-	case errdefs.IsDataLoss(err):
-		return nil, fmt.Errorf("%w: %s was edited or is damaged: %s", err, metaFile, s.cureMeta())
-	case err != nil:
+	}
+	if err == nil {
+		err = s.meta.checkFormat()
+	}
+	if err != nil {
 		return nil, err
-	case s.meta.Format != format:
-		return nil, fmt.Errorf("format %d, this version of strata knows format %d: %w", s.meta.Format, format, errdefs.ErrFailedPrecondition)
 	}
 	otherBackend := s.cfg.Backend != "" && s.cfg.Backend != s.meta.Backend
 	otherPromise := s.cfg.ExactDiffsSet && s.cfg.ExactDiffs != s.meta.ExactDiffs
@@ -78,7 +62,7 @@ func (s *Store) anew() (*foundation, error) {
 
 // newStore says what a new store promises. A directory without strata.json that has records is no new store.
 func (s *Store) newStore() (*foundation, error) {
-	n, err := s.countRecords()
+	n, err := countRecords(s.cfg.Root)
 	if err != nil {
 		return nil, err
 	}
@@ -93,32 +77,13 @@ func (s *Store) newStore() (*foundation, error) {
 }
 
 // promise is what a store promises that is made now.
-func (s *Store) promise(backendName string) meta {
-	return meta{Format: format, UUID: newID(), Backend: backendName, ExactDiffs: s.cfg.ExactDiffs, Created: time.Now().UTC()}
-}
-
-// cureMeta says what to do about a strata.json that cannot be read.
-func (s *Store) cureMeta() string {
-	if n, err := s.countRecords(); err == nil && n == 0 {
-		return "the store holds no layers: remove the file, and the store is made anew"
-	}
-	return "undo the edit, or restore the file from a backup; what it says cannot be changed while the store holds layers"
-}
-
-// countRecords counts the records in layers/, whatever they say.
-func (s *Store) countRecords() (n int, err error) {
-	entries, err := os.ReadDir(s.path(layersDir))
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), tmpSuffix) {
-			n++
-		}
-	}
-	return n, err
+func (s *Store) promise(backendName string) Meta {
+	return Meta{Format: format, UUID: newID(), Backend: backendName, ExactDiffs: s.cfg.ExactDiffs, Created: time.Now().UTC()}
 }
 
 // holds says what keeps the store from being made anew, in words that follow others, or "" if nothing does.
 func (s *Store) holds() (string, error) {
-	switch n, err := s.countRecords(); {
+	switch n, err := countRecords(s.cfg.Root); {
 	case err != nil:
 		return "", err
 	case n == 1:

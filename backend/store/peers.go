@@ -37,8 +37,7 @@ func CheckStores(roots []string, backendName string) error {
 
 // checkPeer reads the description of an additional store.
 func checkPeer(root, backendName string) error {
-	var m meta
-	err := readFile(filepath.Join(root, metaFile), &m)
+	m, err := readMeta(root)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("additional store %s: there is no store in this directory: %w", root, errdefs.ErrNotFound)

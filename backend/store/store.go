@@ -23,7 +23,7 @@ import (
 // Store is an open store. All methods may be called concurrently.
 type Store struct {
 	cfg     Config
-	meta    meta
+	meta    Meta
 	backend backend.Backend
 	able    abilities
 	lock    *os.File    // holds the flock; nil for a read-only store

@@ -276,7 +276,7 @@ func TestNoStoreAtRest(t *testing.T) {
 	_, err := OpenAtRest(t.Context(), tested(t), nil, config.Source{}, t.TempDir(), false)
 	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
 	root := t.TempDir()
-	for text, want := range map[string]func(error) bool{"": errdefs.IsDataLoss, "{}": errdefs.IsDataLoss, "[]\n": errdefs.IsDataLoss, `{"backend":"zip"}` + "\n": errdefs.IsInvalidArgument} {
+	for text, want := range map[string]func(error) bool{"": errdefs.IsDataLoss, "{}": errdefs.IsDataLoss, "[]\n": errdefs.IsDataLoss, `{"format":1,"backend":"zip"}` + "\n2e55b041\n": errdefs.IsInvalidArgument} {
 		assert.NilError(t, os.WriteFile(filepath.Join(root, "strata.json"), []byte(text), 0o600))
 		_, err := OpenAtRest(t.Context(), tested(t), nil, config.Source{}, root, false)
 		assert.Assert(t, want(err), "%q: %v", text, err)

@@ -1,12 +1,10 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 
@@ -52,7 +50,7 @@ func OpenAtRest(ctx context.Context, backends []backend.Driver, environ []string
 // SettingsAtRest returns the settings of a store that no plugin has open: those of the environment,
 // of the command line, of its config file and of dockerd's last Init. ErrNotFound if there is no store.
 func SettingsAtRest(table *config.Table, environ []string, flags config.Source, root string) (*config.Settings, error) {
-	name, err := recordedBackend(root)
+	meta, err := store.Inspect(root)
 	if err != nil {
 		return nil, err
 	}
@@ -68,13 +66,13 @@ func SettingsAtRest(table *config.Table, environ []string, flags config.Source, 
 	if err != nil {
 		return nil, err
 	}
-	return table.Resolve(env, recorded(root, name), flags, file, opts)
+	return table.Resolve(env, recorded(root, meta), flags, file, opts)
 }
 
 // recorded makes a source of what a store remembers.
-func recorded(root, backend string) config.Source {
+func recorded(root string, meta store.Meta) config.Source {
 	return config.Source{Name: config.SourceStore, Assignments: []config.Assignment{
-		{Key: "backend", Value: backend, Origin: root}, {Key: "root", Value: root, Origin: root},
+		{Key: "backend", Value: meta.Backend, Origin: root}, {Key: "root", Value: root, Origin: root},
 	}}
 }
 
@@ -94,25 +92,4 @@ func savedStorageOpts(root string) (config.Source, error) {
 		return config.Source{}, fmt.Errorf("read %s: %w: %w", path, err, errdefs.ErrDataLoss)
 	}
 	return config.FromStorageOpts(saved.Init.Opts)
-}
-
-// recordedBackend reads which backend a store was made with. Its format is documented in package store.
-func recordedBackend(root string) (string, error) {
-	path := filepath.Join(root, "strata.json")
-	text, err := regular.Read(path, plugin.MaxRecord)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("there is no store in %s: %w", root, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return "", fmt.Errorf("read store %s: %w", root, err)
-	}
-	line, _, whole := bytes.Cut(text, []byte("\n"))
-	if !whole {
-		return "", fmt.Errorf("read %s: %w: %w", path, io.ErrUnexpectedEOF, errdefs.ErrDataLoss)
-	}
-	var record struct{ Backend string }
-	if err := json.Unmarshal(line, &record); err != nil {
-		return "", fmt.Errorf("read %s: %w: %w", path, err, errdefs.ErrDataLoss)
-	}
-	return record.Backend, nil
 }

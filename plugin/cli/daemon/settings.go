@@ -242,7 +242,7 @@ func amend(table *config.Table, path string, values map[string]string) (config.S
 // SetAtRest records settings in the config file of a store that no process has open. ErrUnavailable if one has.
 func SetAtRest(backends []backend.Driver, root string, values map[string]string) (changes []control.Change, err error) {
 	table := config.NewTable(backends...)
-	name, err := recordedBackend(root)
+	meta, err := store.Inspect(root)
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +260,7 @@ func SetAtRest(backends []backend.Driver, root string, values map[string]string)
 	if err != nil {
 		return nil, err
 	}
-	later, err := table.Resolve(recorded(root, name), file, opts)
+	later, err := table.Resolve(recorded(root, meta), file, opts)
 	if err != nil {
 		return nil, err
 	}
