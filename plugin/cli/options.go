@@ -11,9 +11,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
-	"strata/plugin/cli/daemon"
 	"strata/plugin/config"
 	"strata/plugin/control"
+	"strata/plugin/daemon"
 )
 
 func (s *session) options() *cobra.Command {

@@ -3,8 +3,8 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"strata/plugin/cli/daemon"
 	"strata/plugin/config"
+	"strata/plugin/daemon"
 )
 
 func (s *session) serve() *cobra.Command {

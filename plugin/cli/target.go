@@ -15,9 +15,9 @@ import (
 
 	"strata/backend/store"
 	"strata/plugin"
-	"strata/plugin/cli/daemon"
 	"strata/plugin/config"
 	"strata/plugin/control"
+	"strata/plugin/daemon"
 )
 
 // target is the store that a command works on.
