@@ -31,14 +31,14 @@ func Apply(ctx context.Context, dir string, r io.Reader, o Options) (Result, err
 	if err := a.setUp(ctx, cancel, dir); err != nil {
 		return Result{}, err
 	}
-	src := newSource(ctx, r)
-	a.in = &reader{src: src}
+	var raw func([]byte)
 	if o.Log != nil {
-		a.in.raw = o.Log.framing
+		raw = o.Log.framing
 	}
+	a.in = newReader(ctx, r, raw)
 	err := a.run(ctx)
 	err = errors.Join(err, a.tearDown())
-	sum := src.close()
+	sum := a.in.close()
 	if err != nil {
 		// A writer's error stops the parser, which then only knows that it was stopped.
 		if cause := context.Cause(ctx); cause != nil {
@@ -47,12 +47,12 @@ func Apply(ctx context.Context, dir string, r io.Reader, o Options) (Result, err
 		return Result{}, fmt.Errorf("unpack layer into %s: %w", dir, err)
 	}
 	if o.Log != nil {
-		if err := o.Log.finish(src.total, sum); err != nil {
+		if err := o.Log.finish(a.in.total(), sum); err != nil {
 			return Result{}, err
 		}
 	}
 	return Result{
-		Size: a.size, Bytes: src.total, Digest: digestString(sum), Entries: a.entries, LeftOut: a.notes.leftOut, Devices0: a.notes.devices0,
+		Size: a.size, Bytes: a.in.total(), Digest: digestString(sum), Entries: a.entries, LeftOut: a.notes.leftOut, Devices0: a.notes.devices0,
 	}, nil
 }
 
@@ -144,7 +144,7 @@ func (a *applier) finish() error {
 	if err := a.in.drain(); err != nil {
 		return err
 	}
-	if a.in.src.total == 0 && !a.o.AllowEmpty {
+	if a.in.total() == 0 && !a.o.AllowEmpty {
 		return fmt.Errorf("tar is empty: %w", io.ErrUnexpectedEOF)
 	}
 	if err := a.writers.wait(); err != nil {
@@ -259,7 +259,7 @@ func (a *applier) place(e *entry, d *dir, base string) error {
 // record enters the file that e is about to become into the log. If tee is not nil, the log wants
 // the data itself.
 func (a *applier) record(e *entry, path string) (m made, tee func([]byte)) {
-	if e.kind != kindFile || a.in.stored == 0 || a.o.Log == nil {
+	if e.kind != kindFile || a.in.left() == 0 || a.o.Log == nil {
 		return made{}, nil
 	}
 	if e.sparse {

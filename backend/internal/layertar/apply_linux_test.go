@@ -7,11 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+
+	"strata/backend/internal/layertar/tartest"
 )
 
 func needRoot(t testing.TB) {
@@ -21,44 +22,15 @@ func needRoot(t testing.TB) {
 	}
 }
 
-type member struct {
-	tar.Header
-	body string
-}
-
-func makeTar(t testing.TB, members ...member) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, m := range members {
-		h := m.Header
-		h.Size = int64(len(m.body))
-		if h.Typeflag == 0 {
-			h.Typeflag = tar.TypeReg
-		}
-		if h.Mode == 0 {
-			h.Mode = 0o644
-		}
-		if h.ModTime.IsZero() {
-			h.ModTime = time.Unix(1000000000, 0)
-		}
-		assert.NilError(t, w.WriteHeader(&h))
-		_, err := w.Write([]byte(m.body))
-		assert.NilError(t, err)
-	}
-	assert.NilError(t, w.Close())
-	return b.Bytes()
-}
-
 func TestApplySimple(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
-	data := makeTar(t,
-		member{Header: tar.Header{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o751}},
-		member{Header: tar.Header{Name: "etc/passwd", Uid: 7, Gid: 8, Mode: 0o4755}, body: "root"},
-		member{Header: tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "etc"}},
-		member{Header: tar.Header{Name: "link/late"}, body: "via link"},
-		member{Header: tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "etc/passwd", Uid: 7, Gid: 8, Mode: 0o4755}},
+	data := tartest.Make(t,
+		tartest.Member{Header: tar.Header{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o751}},
+		tartest.Member{Header: tar.Header{Name: "etc/passwd", Uid: 7, Gid: 8, Mode: 0o4755}, Body: "root"},
+		tartest.Member{Header: tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "etc"}},
+		tartest.Member{Header: tar.Header{Name: "link/late"}, Body: "via link"},
+		tartest.Member{Header: tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "etc/passwd", Uid: 7, Gid: 8, Mode: 0o4755}},
 	)
 	r, err := Apply(context.Background(), dir, bytes.NewReader(data), Options{Whiteouts: backend.WhiteoutsNone})
 	assert.NilError(t, err)

@@ -13,11 +13,6 @@ import (
 	"strata/backend"
 )
 
-const (
-	aclAccess  = "system.posix_acl_access"
-	aclDefault = "system.posix_acl_default"
-)
-
 // attrs are the properties of a file as they are to be on disk.
 type attrs struct {
 	mode     uint32 // 12 bits
@@ -115,13 +110,10 @@ func (a *attrs) has(name string) bool {
 	return false
 }
 
-// node is a file that was just made or, if it is a directory, merged: reached by fd if that is not
-// -1, else by name in dir without following symlinks.
+// node is a file that was just made or, if it is a directory, merged.
 type node struct {
-	fd   int
-	dir  int
-	name string
-	acl  bool // may have inherited ACLs
+	file
+	acl bool // may have inherited ACLs
 }
 
 // set gives the node its properties, changing only what differs, in the order that the kernel
@@ -145,7 +137,7 @@ func (n node) set(a *attrs) error {
 	}
 	for i := range a.xattrs {
 		name := a.xattrs[i].name
-		err := n.setXattr(&a.xattrs[i])
+		err := n.setXattr(name, a.xattrs[i].value)
 		if err != nil && a.notes != nil && absentXattr(name, st.Mode, err) {
 			a.leaveOut(name, err)
 			continue
@@ -173,13 +165,6 @@ func (n node) setMode(a *attrs, st *unix.Stat_t, owned bool) error {
 	return nil
 }
 
-func (n node) stat(st *unix.Stat_t) error {
-	if n.fd >= 0 {
-		return unix.Fstat(n.fd, st)
-	}
-	return unix.Fstatat(n.dir, n.name, st, unix.AT_SYMLINK_NOFOLLOW)
-}
-
 func (n node) chown(uid, gid uint32) error {
 	if n.fd >= 0 {
 		return unix.Fchown(n.fd, int(uid), int(gid))
@@ -200,17 +185,6 @@ func (n node) setTimes(a *attrs) error {
 		return fmt.Errorf("set times: %w", err)
 	}
 	return nil
-}
-
-// magicPath names a file in an open directory for system calls that know paths only. The last
-// component is the file itself, so the l variants of those calls do not follow it.
-func magicPath(dir int, name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir, name) }
-
-func (n node) setXattr(x *xattr) error {
-	if n.fd >= 0 {
-		return unix.Fsetxattr(n.fd, x.name, []byte(x.value), 0)
-	}
-	return unix.Lsetxattr(magicPath(n.dir, n.name), x.name, []byte(x.value), 0)
 }
 
 // absentXattr reports whether an error of setxattr(2) says that there is no such attribute: Linux or the file system does
@@ -238,12 +212,7 @@ func (n node) dropACLs(a *attrs) error {
 		if a.has(name) {
 			continue
 		}
-		var err error
-		if n.fd >= 0 {
-			err = unix.Fremovexattr(n.fd, name)
-		} else {
-			err = unix.Lremovexattr(magicPath(n.dir, n.name), name)
-		}
+		err := n.removeXattr(name)
 		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EACCES) {
 			return fmt.Errorf("remove inherited %s: %w", name, err)
 		}

@@ -16,6 +16,8 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+
+	"strata/backend/internal/layertar/tartest"
 )
 
 // plainBelow shows a plain directory as what lies below, and counts what it is asked.
@@ -52,8 +54,8 @@ func (b *plainBelow) Names(path string) ([]string, error) {
 	return names, err
 }
 
-func device0(name string) member {
-	return member{Header: tar.Header{Name: name, Typeflag: tar.TypeChar, Mode: 0o600}}
+func device0(name string) tartest.Member {
+	return tartest.Member{Header: tar.Header{Name: name, Typeflag: tar.TypeChar, Mode: 0o600}}
 }
 
 // TestBelow holds what unpacking puts into an upper directory when it knows what lies below, and that Settle makes the same of
@@ -61,50 +63,50 @@ func device0(name string) member {
 func TestBelow(t *testing.T) {
 	needRoot(t)
 	below := &plainBelow{dir: t.TempDir()}
-	_, err := Apply(t.Context(), below.dir, bytes.NewReader(makeTar(t, append(whiteoutParent(), symlinkEntry("l", "d/sub"))...)), Options{})
+	_, err := Apply(t.Context(), below.dir, bytes.NewReader(tartest.Make(t, append(whiteoutParent(), tartest.Symlink("l", "d/sub"))...)), Options{})
 	assert.NilError(t, err)
 	for _, test := range []struct {
 		name    string
-		members []member
+		members []tartest.Member
 		want    map[string]string
 		asked   bool
 	}{
 		{
 			"names its parents",
-			[]member{dirEntry("d"), fileEntry("d/f", "f"), dirEntry("n"), fileEntry("n/f", "f"), linkEntry("n/g", "n/f")},
+			[]tartest.Member{tartest.Dir("d"), tartest.File("d/f", "f"), tartest.Dir("n"), tartest.File("n/f", "f"), tartest.Link("n/g", "n/f")},
 			map[string]string{"d": "dir", "d/f": "f", "n": "dir", "n/f": "f", "n/g": "f"},
 			false,
 		},
-		{"deletes", []member{fileEntry("d/sub/.wh.x", ""), fileEntry(".wh.f", "")}, map[string]string{"d": "dir", "d/sub": "dir", "d/sub/x": "gone", "f": "gone"}, true},
-		{"deletes nothing", []member{fileEntry("d/.wh.never", ""), fileEntry("n/m/.wh.x", ""), fileEntry("n/.wh..wh..opq", "")}, map[string]string{}, true},
+		{"deletes", []tartest.Member{tartest.File("d/sub/.wh.x", ""), tartest.File(".wh.f", "")}, map[string]string{"d": "dir", "d/sub": "dir", "d/sub/x": "gone", "f": "gone"}, true},
+		{"deletes nothing", []tartest.Member{tartest.File("d/.wh.never", ""), tartest.File("n/m/.wh.x", ""), tartest.File("n/.wh..wh..opq", "")}, map[string]string{}, true},
 		{
 			"deletes through a symlink",
-			[]member{fileEntry("l/.wh.x", ""), fileEntry("l/y", "y")},
+			[]tartest.Member{tartest.File("l/.wh.x", ""), tartest.File("l/y", "y")},
 			map[string]string{"d": "dir", "d/sub": "dir", "d/sub/x": "gone", "d/sub/y": "y"},
 			true,
 		},
 		{
 			"makes the root opaque",
-			[]member{fileEntry("d/f", "f"), fileEntry(".wh..wh..opq", "")},
+			[]tartest.Member{tartest.File("d/f", "f"), tartest.File(".wh..wh..opq", "")},
 			map[string]string{"d": "opaque", "d/f": "f", "f": "gone", "k": "gone", "l": "gone"},
 			true,
 		},
 		{
 			"has devices 0:0",
-			[]member{device0("d/sub/x"), device0("d/never"), fileEntry("f", "f"), device0("f"), dirEntry("n"), device0("n/x")},
+			[]tartest.Member{device0("d/sub/x"), device0("d/never"), tartest.File("f", "f"), device0("f"), tartest.Dir("n"), device0("n/x")},
 			map[string]string{"d": "dir", "d/sub": "dir", "d/sub/x": "gone", "f": "gone", "n": "dir"},
 			true,
 		},
 		{
 			"moves into what it describes",
-			[]member{fileEntry("l/f", "f"), dirEntry("d"), dirEntry("d/sub"), fileEntry("d/sub/g", "g"), dirEntry("d/sub/e"), fileEntry("l/e/h", "h")},
+			[]tartest.Member{tartest.File("l/f", "f"), tartest.Dir("d"), tartest.Dir("d/sub"), tartest.File("d/sub/g", "g"), tartest.Dir("d/sub/e"), tartest.File("l/e/h", "h")},
 			map[string]string{"d": "dir", "d/sub": "dir", "d/sub/f": "f", "d/sub/g": "g", "d/sub/e": "dir", "d/sub/e/h": "h"},
 			true,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			known, late := t.TempDir(), t.TempDir()
-			data := makeTar(t, test.members...)
+			data := tartest.Make(t, test.members...)
 			below.asked = 0
 			_, err := Apply(t.Context(), known, bytes.NewReader(data), Options{Whiteouts: overlay, Below: below.open})
 			assert.NilError(t, err)
@@ -131,7 +133,7 @@ func TestSettleConflict(t *testing.T) {
 	below, late := &plainBelow{dir: t.TempDir()}, t.TempDir()
 	assert.NilError(t, os.Mkdir(filepath.Join(below.dir, "d"), 0o755))
 	assert.NilError(t, os.Symlink("d", filepath.Join(below.dir, "l")))
-	data := makeTar(t, fileEntry("d/f", "1"), fileEntry("l/f", "2"))
+	data := tartest.Make(t, tartest.File("d/f", "1"), tartest.File("l/f", "2"))
 	_, err := Apply(t.Context(), late, bytes.NewReader(data), Options{Whiteouts: overlay})
 	assert.NilError(t, err)
 	err = Settle(t.Context(), late, Options{Whiteouts: overlay, Below: below.open})
@@ -145,20 +147,20 @@ func TestMarksCost(t *testing.T) {
 	below := &plainBelow{dir: t.TempDir()}
 	deep := strings.Repeat("d/", depth)
 	assert.NilError(t, os.MkdirAll(filepath.Join(below.dir, deep), 0o755))
-	shapes := map[string][]member{}
+	shapes := map[string][]tartest.Member{}
 	for i := range many {
 		name := fmt.Sprint(i)
-		shapes["opaque again and again"] = append(shapes["opaque again and again"], fileEntry("o/"+name, ""), fileEntry("o/.wh..wh..opq", ""))
-		shapes["opaque root"] = append(shapes["opaque root"], fileEntry(name, ""), fileEntry(".wh..wh..opq", ""))
-		shapes["deleted again and again"] = append(shapes["deleted again and again"], fileEntry("w/"+name+"/f", ""), fileEntry(".wh.w", ""))
+		shapes["opaque again and again"] = append(shapes["opaque again and again"], tartest.File("o/"+name, ""), tartest.File("o/.wh..wh..opq", ""))
+		shapes["opaque root"] = append(shapes["opaque root"], tartest.File(name, ""), tartest.File(".wh..wh..opq", ""))
+		shapes["deleted again and again"] = append(shapes["deleted again and again"], tartest.File("w/"+name+"/f", ""), tartest.File(".wh.w", ""))
 		if i < many/10 {
-			shapes["deep"] = append(shapes["deep"], fileEntry(deep+".wh."+name, ""))
-			shapes["deep and nothing there"] = append(shapes["deep and nothing there"], fileEntry(deep+name+"/.wh.x", ""))
+			shapes["deep"] = append(shapes["deep"], tartest.File(deep+".wh."+name, ""))
+			shapes["deep and nothing there"] = append(shapes["deep and nothing there"], tartest.File(deep+name+"/.wh.x", ""))
 		}
 	}
 	for name, members := range shapes {
 		t.Run(name, func(t *testing.T) {
-			data := makeTar(t, members...)
+			data := tartest.Make(t, members...)
 			for _, known := range []func() (backend.Below, error){below.open, nil} {
 				below.asked = 0
 				before := cpuOf(t)
@@ -177,14 +179,14 @@ func TestMarksCost(t *testing.T) {
 func TestLateLinksCost(t *testing.T) {
 	needRoot(t)
 	cost := func(links, flips int) time.Duration {
-		members := make([]member, 0, links+2*flips+1)
+		members := make([]tartest.Member, 0, links+2*flips+1)
 		for i := range links {
-			members = append(members, linkEntry(fmt.Sprint("l/", i), "x"))
+			members = append(members, tartest.Link(fmt.Sprint("l/", i), "x"))
 		}
 		for range flips {
-			members = append(members, dirEntry("d"), symlinkEntry("d", "nowhere"))
+			members = append(members, tartest.Dir("d"), tartest.Symlink("d", "nowhere"))
 		}
-		data := makeTar(t, append(members, fileEntry("x", ""))...)
+		data := tartest.Make(t, append(members, tartest.File("x", ""))...)
 		dir := t.TempDir()
 		assert.NilError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "")) // a disk's file system may take longer for a name than we do
 		before := cpuOf(t)

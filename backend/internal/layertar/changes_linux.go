@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -139,7 +138,7 @@ func (p *packer) pack(ctx context.Context, name string) error {
 	if err := p.describe(e, &st); err != nil {
 		return err
 	}
-	if e.xattrs, err = readXattrs(node{fd: -1, dir: dir, name: base}, p.o.Marks); err != nil {
+	if e.xattrs, err = readXattrs(file{fd: -1, dir: dir, name: base}, p.o.Marks); err != nil {
 		return vanished(err)
 	}
 	return p.header(e, &st)
@@ -212,7 +211,7 @@ func (p *packer) file(ctx context.Context, dir int, base, name string) error {
 	if err := p.describe(e, &st); err != nil {
 		return err
 	}
-	if e.xattrs, err = readXattrs(node{fd: fd, dir: dir, name: base}, p.o.Marks); err != nil {
+	if e.xattrs, err = readXattrs(file{fd: fd, dir: dir, name: base}, p.o.Marks); err != nil {
 		return err
 	}
 	if err := p.header(e, &st); err != nil {
@@ -244,14 +243,4 @@ func (p *packer) data(ctx context.Context, fd int, size int64) error {
 	var zeros [blockSize]byte
 	_, err := p.out.Write(zeros[:padding(size)])
 	return err
-}
-
-// packedXattr tells which attributes go into a tar: Docker's user.* and security.capability, and
-// besides them ACLs and trusted.* as far as they are not overlayfs's. Labels of the host stay out.
-func packedXattr(name string, marks backend.Whiteouts) bool {
-	if foreignXattr(name, marks) {
-		return false
-	}
-	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") ||
-		name == "security.capability" || name == aclAccess || name == aclDefault
 }

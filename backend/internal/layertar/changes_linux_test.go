@@ -6,53 +6,20 @@ import (
 	"context"
 	"errors"
 	"io"
-	"iter"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+
+	"strata/backend/internal/layertar/tartest"
 )
-
-func listChanges(list ...backend.Change) iter.Seq2[backend.Change, error] {
-	return func(yield func(backend.Change, error) bool) {
-		for _, c := range list {
-			if !yield(c, nil) {
-				return
-			}
-		}
-	}
-}
-
-func added(paths ...string) []backend.Change {
-	var list []backend.Change
-	for _, p := range paths {
-		list = append(list, backend.Change{Path: p, Kind: backend.Added})
-	}
-	return list
-}
-
-// readTar reads a tar with the standard library.
-func readTar(t testing.TB, data []byte) []member {
-	t.Helper()
-	var list []member
-	r := tar.NewReader(bytes.NewReader(data))
-	for {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return list
-		}
-		assert.NilError(t, err)
-		body, err := io.ReadAll(r)
-		assert.NilError(t, err)
-		list = append(list, member{*h, string(body)})
-	}
-}
 
 func TestWriteChanges(t *testing.T) {
 	needRoot(t)
@@ -73,21 +40,21 @@ func TestWriteChanges(t *testing.T) {
 	when := time.Unix(1234567890, 123456789)
 	assert.NilError(t, os.Chtimes(at("d/file"), when, when))
 
-	changes := added("/d", "/d/dev", "/d/file", "/d/hard", "/d/"+long, "/d/pipe", "/d/soft")
+	changes := tartest.Added("/d", "/d/dev", "/d/file", "/d/hard", "/d/"+long, "/d/pipe", "/d/soft")
 	changes = append(changes, backend.Change{Path: "/d/was", Kind: backend.Deleted}, backend.Change{Path: "/x", Kind: backend.Deleted})
 	var out, again bytes.Buffer
-	assert.NilError(t, WriteChanges(context.Background(), &out, dir, listChanges(changes...), WriteOptions{}))
-	assert.NilError(t, WriteChanges(context.Background(), &again, dir, listChanges(changes...), WriteOptions{}))
+	assert.NilError(t, WriteChanges(context.Background(), &out, dir, tartest.Changes(changes...), WriteOptions{}))
+	assert.NilError(t, WriteChanges(context.Background(), &again, dir, tartest.Changes(changes...), WriteOptions{}))
 	assert.Assert(t, bytes.Equal(out.Bytes(), again.Bytes()))
 
-	got := readTar(t, out.Bytes())
+	got := tartest.Read(t, out.Bytes())
 	var names []string
 	for _, m := range got {
 		names = append(names, m.Name)
 	}
 	assert.DeepEqual(t, names, []string{"d/", "d/dev", "d/file", "d/hard", "d/" + long, "d/pipe", "d/soft", "d/.wh.was", ".wh.x"})
 	file := got[2]
-	assert.Equal(t, file.body, "hello")
+	assert.Equal(t, file.Body, "hello")
 	assert.Equal(t, file.Uid, 3000000)
 	assert.Equal(t, file.Mode, int64(0o4711))
 	assert.Assert(t, file.ModTime.Equal(when))
@@ -98,4 +65,53 @@ func TestWriteChanges(t *testing.T) {
 	assert.Equal(t, got[3].Typeflag, byte(tar.TypeLink))
 	assert.Equal(t, got[3].Linkname, "d/file")
 	assert.Equal(t, got[6].Linkname, "file")
+}
+
+// TestWriteChangesVanished packs a tree that changes under it.
+func TestWriteChangesVanished(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o644))
+	changes := tartest.Added("/f", "/gone", "/no/where", "/f/below")
+	err := WriteChanges(t.Context(), io.Discard, dir, tartest.Changes(changes...), WriteOptions{})
+	assert.ErrorIs(t, err, unix.ENOENT)
+	var out bytes.Buffer
+	assert.NilError(t, WriteChanges(t.Context(), &out, dir, tartest.Changes(changes...), WriteOptions{Vanished: true}))
+	assert.Equal(t, len(tartest.Read(t, out.Bytes())), 1)
+
+	// procfs says size 0 for files that have content: cut off at what the header says.
+	out.Reset()
+	assert.NilError(t, WriteChanges(t.Context(), &out, "/proc/self", tartest.Changes(tartest.Added("/status")...), WriteOptions{}))
+	assert.Equal(t, tartest.Read(t, out.Bytes())[0].Body, "")
+	// sysfs says 4096 for files that have less.
+	for _, vanished := range []bool{false, true} {
+		out.Reset()
+		err := WriteChanges(t.Context(), &out, "/sys/kernel", tartest.Changes(tartest.Added("/fscaps")...), WriteOptions{Vanished: vanished})
+		if !vanished {
+			assert.ErrorIs(t, err, errdefs.ErrUnavailable)
+			continue
+		}
+		assert.NilError(t, err)
+		assert.Equal(t, len(tartest.Read(t, out.Bytes())[0].Body), 4096)
+	}
+}
+
+// TestWriteChangesErrors passes on what the list and the writer say.
+func TestWriteChangesErrors(t *testing.T) {
+	broken := errors.New("no list")
+	err := WriteChanges(t.Context(), io.Discard, t.TempDir(), func(yield func(backend.Change, error) bool) {
+		yield(backend.Change{}, broken)
+	}, WriteOptions{})
+	assert.ErrorIs(t, err, broken)
+	r, w := io.Pipe()
+	assert.NilError(t, r.CloseWithError(broken))
+	assert.ErrorIs(t, WriteChanges(t.Context(), w, t.TempDir(), tartest.Changes(), WriteOptions{}), broken)
+}
+
+// TestRootlessCapability packs capabilities without the root of a user namespace.
+func TestRootlessCapability(t *testing.T) {
+	// Revision 2, effective, CAP_NET_RAW permitted (linux/capability.h).
+	const caps = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	namespaced := "\x01\x00\x00\x03" + caps[4:] + "\xa0\x86\x01\x00"
+	assert.Equal(t, string(rootlessCapability([]byte(namespaced))), caps)
 }

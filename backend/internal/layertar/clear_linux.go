@@ -205,7 +205,7 @@ func (a *applier) reset(fd int) error {
 	if err := a.strip(fd, &at); err != nil {
 		return err
 	}
-	n := node{fd: fd, dir: fd, name: "."}
+	n := node{file: file{fd: fd, dir: fd, name: "."}}
 	if err := n.set(&at); err != nil {
 		return err
 	}

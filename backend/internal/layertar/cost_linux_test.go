@@ -17,14 +17,16 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+
+	"strata/backend/internal/layertar/tartest"
 )
 
 // costShape is a kind of tar that wants more work than it looks, of any size.
 type costShape struct {
 	name  string
-	n     int                  // how many of what it repeats are enough to measure
-	below func(n int) []member // what the layers below have
-	tar   func(n int) []member
+	n     int                          // how many of what it repeats are enough to measure
+	below func(n int) []tartest.Member // what the layers below have
+	tar   func(n int) []tartest.Member
 	text  func(t testing.TB, n int) []byte // in place of tar: what archive/tar does not write
 	fails bool                             // it is refused, in the end
 }
@@ -34,19 +36,19 @@ func (s *costShape) data(t testing.TB, n int) []byte {
 	if s.text != nil {
 		return s.text(t, n)
 	}
-	return makeTar(t, s.tar(n)...)
+	return tartest.Make(t, s.tar(n)...)
 }
 
 // repeat makes members of each number below n.
-func repeat(n int, each func(i int) []member) []member {
-	var all []member
+func repeat(n int, each func(i int) []tartest.Member) []tartest.Member {
+	var all []tartest.Member
 	for i := range n {
 		all = append(all, each(i)...)
 	}
 	return all
 }
 
-func nothing(int) []member { return nil }
+func nothing(int) []tartest.Member { return nil }
 
 func costShapes() []costShape {
 	var all []costShape
@@ -62,179 +64,178 @@ func costShapes() []costShape {
 }
 
 func linkShapes() []costShape {
-	x := fileEntry("x", "x")
-	early := func(n int) []member {
-		return repeat(n, func(i int) []member { return []member{linkEntry(fmt.Sprint("l/", i), "x")} })
+	x := tartest.File("x", "x")
+	early := func(n int) []tartest.Member {
+		return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.Link(fmt.Sprint("l/", i), "x")} })
 	}
 	return []costShape{
-		{name: "links before their target", n: 8000, tar: func(n int) []member { return append(early(n), x) }},
+		{name: "links before their target", n: 8000, tar: func(n int) []tartest.Member { return append(early(n), x) }},
 		{name: "links that never get one", n: 8000, tar: early, fails: true},
-		{name: "chain of links, last first", n: 8000, tar: func(n int) []member {
-			return append(repeat(n, func(i int) []member { return []member{linkEntry(fmt.Sprint("l", i), fmt.Sprint("l", i+1))} }), fileEntry(fmt.Sprint("l", n), "x"))
+		{name: "chain of links, last first", n: 8000, tar: func(n int) []tartest.Member {
+			return append(repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.Link(fmt.Sprint("l", i), fmt.Sprint("l", i+1))}
+			}), tartest.File(fmt.Sprint("l", n), "x"))
 		}},
-		{name: "chain of links, first last", n: 8000, tar: func(n int) []member {
-			return append(repeat(n, func(i int) []member { return []member{linkEntry(fmt.Sprint("l", i+1), fmt.Sprint("l", i))} }), fileEntry("l0", "x"))
+		{name: "chain of links, first last", n: 8000, tar: func(n int) []tartest.Member {
+			return append(repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.Link(fmt.Sprint("l", i+1), fmt.Sprint("l", i))}
+			}), tartest.File("l0", "x"))
 		}},
-		{name: "circle of links", n: 8000, fails: true, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{linkEntry(fmt.Sprint("l", i), fmt.Sprint("l", (i+1)%n))} })
+		{name: "circle of links", n: 8000, fails: true, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.Link(fmt.Sprint("l", i), fmt.Sprint("l", (i+1)%n))}
+			})
 		}},
-		{name: "one link again and again", n: 8000, tar: func(n int) []member {
-			return append(repeat(n, func(int) []member { return []member{linkEntry("l", "x")} }), x)
+		{name: "one link again and again", n: 8000, tar: func(n int) []tartest.Member {
+			return append(repeat(n, func(int) []tartest.Member { return []tartest.Member{tartest.Link("l", "x")} }), x)
 		}},
-		{name: "links in one directory each", n: 3000, tar: func(n int) []member {
-			return append(repeat(n, func(i int) []member { return []member{linkEntry(fmt.Sprint(i, "/l"), "x")} }), x)
+		{name: "links in one directory each", n: 3000, tar: func(n int) []tartest.Member {
+			return append(repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.Link(fmt.Sprint(i, "/l"), "x")} }), x)
 		}},
-		{name: "links to one file", n: 8000, tar: func(n int) []member {
-			return append([]member{x}, early(n)...)
+		{name: "links to one file", n: 8000, tar: func(n int) []tartest.Member {
+			return append([]tartest.Member{x}, early(n)...)
 		}},
-		{name: "links and what replaces them", n: 4000, tar: func(n int) []member {
-			return append(append(early(n), repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint("l/", i), "y")} })...), x)
+		{name: "links and what replaces them", n: 4000, tar: func(n int) []tartest.Member {
+			return append(append(early(n), repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("l/", i), "y")} })...), x)
 		}},
-		{name: "links and flips", n: 3000, tar: func(n int) []member {
-			return append(append(early(n), repeat(n, func(int) []member { return []member{dirEntry("d"), symlinkEntry("d", "nowhere")} })...), x)
+		{name: "links and flips", n: 3000, tar: func(n int) []tartest.Member {
+			return append(append(early(n), repeat(n, func(int) []tartest.Member { return []tartest.Member{tartest.Dir("d"), tartest.Symlink("d", "nowhere")} })...), x)
 		}},
-		{name: "links deleted and made again", n: 2000, tar: func(n int) []member {
-			return append(repeat(n, func(int) []member { return []member{dirEntry("d"), linkEntry("d/l", "x"), fileEntry("d", "")} }), x)
+		{name: "links deleted and made again", n: 2000, tar: func(n int) []tartest.Member {
+			return append(repeat(n, func(int) []tartest.Member {
+				return []tartest.Member{tartest.Dir("d"), tartest.Link("d/l", "x"), tartest.File("d", "")}
+			}), x)
 		}},
-		{name: "links into the area", n: 3000, tar: func(n int) []member {
-			return repeat(n, func(i int) []member {
-				return []member{fileEntry(fmt.Sprint(linkArea, "/", i), "x"), linkEntry(fmt.Sprint(i), fmt.Sprint(linkArea, "/", i))}
+		{name: "links into the area", n: 3000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.File(fmt.Sprint(linkArea, "/", i), "x"), tartest.Link(fmt.Sprint(i), fmt.Sprint(linkArea, "/", i))}
 			})
 		}},
 	}
 }
 
 func flipShapes() []costShape {
-	beside := func(n int) []member {
-		return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint("t/", i), "")} })
+	beside := func(n int) []tartest.Member {
+		return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("t/", i), "")} })
 	}
 	return []costShape{
-		{name: "flips", n: 2000, tar: func(n int) []member {
-			return repeat(n, func(int) []member { return []member{dirEntry("d"), symlinkEntry("d", "e"), fileEntry("d", "x")} })
-		}},
-		{name: "flips of what is below", n: 2000, below: func(int) []member { return []member{fileEntry("d/e/f", "")} }, tar: func(n int) []member {
-			return repeat(n, func(int) []member {
-				return []member{dirEntry("d"), fileEntry("d/e/g", ""), symlinkEntry("d", "e"), fileEntry("d", "x")}
+		{name: "flips", n: 2000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(int) []tartest.Member {
+				return []tartest.Member{tartest.Dir("d"), tartest.Symlink("d", "e"), tartest.File("d", "x")}
 			})
 		}},
-		{name: "flips of trees", n: 300, tar: func(n int) []member {
-			return repeat(n, func(int) []member {
-				return append(append([]member{dirEntry("d")}, repeat(10, func(i int) []member { return []member{fileEntry(fmt.Sprint("d/", i, "/f"), "x")} })...), symlinkEntry("d", "e"))
+		{name: "flips of what is below", n: 2000, below: func(int) []tartest.Member { return []tartest.Member{tartest.File("d/e/f", "")} }, tar: func(n int) []tartest.Member {
+			return repeat(n, func(int) []tartest.Member {
+				return []tartest.Member{tartest.Dir("d"), tartest.File("d/e/g", ""), tartest.Symlink("d", "e"), tartest.File("d", "x")}
 			})
 		}},
-		{name: "flips beside a tree", n: 2000, tar: func(n int) []member {
-			return append(beside(n), repeat(n, func(int) []member { return []member{dirEntry("d"), fileEntry("d", "x")} })...)
+		{name: "flips of trees", n: 300, tar: func(n int) []tartest.Member {
+			return repeat(n, func(int) []tartest.Member {
+				return append(append([]tartest.Member{tartest.Dir("d")}, repeat(10, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("d/", i, "/f"), "x")} })...), tartest.Symlink("d", "e"))
+			})
 		}},
-		{name: "flips in a tree", n: 2000, tar: func(n int) []member {
-			return append(beside(n), repeat(n, func(int) []member { return []member{dirEntry("t/d"), fileEntry("t/d", "x")} })...)
+		{name: "flips beside a tree", n: 2000, tar: func(n int) []tartest.Member {
+			return append(beside(n), repeat(n, func(int) []tartest.Member { return []tartest.Member{tartest.Dir("d"), tartest.File("d", "x")} })...)
 		}},
-		{name: "flips of a symlink on the way", n: 2000, tar: func(n int) []member {
-			return append([]member{dirEntry("a"), dirEntry("b")}, repeat(n, func(i int) []member {
-				return []member{symlinkEntry("l", "a"), fileEntry(fmt.Sprint("l/", i), ""), symlinkEntry("l", "b"), fileEntry(fmt.Sprint("l/", i), "")}
+		{name: "flips in a tree", n: 2000, tar: func(n int) []tartest.Member {
+			return append(beside(n), repeat(n, func(int) []tartest.Member { return []tartest.Member{tartest.Dir("t/d"), tartest.File("t/d", "x")} })...)
+		}},
+		{name: "flips of a symlink on the way", n: 2000, tar: func(n int) []tartest.Member {
+			return append([]tartest.Member{tartest.Dir("a"), tartest.Dir("b")}, repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.Symlink("l", "a"), tartest.File(fmt.Sprint("l/", i), ""), tartest.Symlink("l", "b"), tartest.File(fmt.Sprint("l/", i), "")}
 			})...)
 		}},
-		{name: "one file again and again", n: 6000, tar: func(n int) []member {
-			return repeat(n, func(int) []member { return []member{fileEntry("f", "x")} })
+		{name: "one file again and again", n: 6000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(int) []tartest.Member { return []tartest.Member{tartest.File("f", "x")} })
 		}},
-		{name: "one directory again and again", n: 6000, below: func(int) []member { return []member{dirEntry("d")} }, tar: func(n int) []member {
-			return repeat(n, func(int) []member { return []member{dirEntry("d")} })
+		{name: "one directory again and again", n: 6000, below: func(int) []tartest.Member { return []tartest.Member{tartest.Dir("d")} }, tar: func(n int) []tartest.Member {
+			return repeat(n, func(int) []tartest.Member { return []tartest.Member{tartest.Dir("d")} })
 		}},
 	}
 }
 
 func markShapes() []costShape {
-	tree := func(n int) []member {
-		return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint("w/", i), "")} })
+	tree := func(n int) []tartest.Member {
+		return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("w/", i), "")} })
 	}
-	dirs := func(n int) []member {
-		return repeat(n, func(i int) []member {
-			return []member{dirEntry(fmt.Sprint("w/", i)), dirEntry(fmt.Sprint("w/", i, "/d"))}
+	dirs := func(n int) []tartest.Member {
+		return repeat(n, func(i int) []tartest.Member {
+			return []tartest.Member{tartest.Dir(fmt.Sprint("w/", i)), tartest.Dir(fmt.Sprint("w/", i, "/d"))}
 		})
 	}
-	again := func(n int, mark string, more func(i int) []member) []member {
-		return repeat(n, func(i int) []member { return append(more(i), fileEntry(mark, "")) })
+	again := func(n int, mark string, more func(i int) []tartest.Member) []tartest.Member {
+		return repeat(n, func(i int) []tartest.Member { return append(more(i), tartest.File(mark, "")) })
 	}
-	name := func(i int) []member { return []member{fileEntry(fmt.Sprint("w/n", i), "")} }
-	sub := func(i int) []member { return []member{dirEntry(fmt.Sprint("w/n", i))} }
-	none := func(int) []member { return nil }
+	name := func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("w/n", i), "")} }
+	sub := func(i int) []tartest.Member { return []tartest.Member{tartest.Dir(fmt.Sprint("w/n", i))} }
+	none := func(int) []tartest.Member { return nil }
 	deep := strings.Repeat("d/", 100)
 	return []costShape{
-		{name: "whiteouts", n: 4000, below: tree, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint("w/.wh.", i), "")} })
+		{name: "whiteouts", n: 4000, below: tree, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("w/.wh.", i), "")} })
 		}},
-		{name: "whiteouts of nothing", n: 4000, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint("w/.wh.", i), "")} })
+		{name: "whiteouts of nothing", n: 4000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("w/.wh.", i), "")} })
 		}},
-		{name: "whiteout of a tree again", n: 3000, below: dirs, tar: func(n int) []member { return again(n, ".wh.w", name) }},
-		{name: "whiteout of a tree again, directories", n: 3000, below: dirs, tar: func(n int) []member { return again(n, ".wh.w", sub) }},
-		{name: "whiteout of the tar's tree again", n: 2000, tar: func(n int) []member { return append(dirs(n), again(n, ".wh.w", none)...) }},
-		{name: "whiteouts of the tar's files", n: 4000, tar: func(n int) []member {
-			return append(tree(n), repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint("w/.wh.", i), "")} })...)
+		{name: "whiteout of a tree again", n: 3000, below: dirs, tar: func(n int) []tartest.Member { return again(n, ".wh.w", name) }},
+		{name: "whiteout of a tree again, directories", n: 3000, below: dirs, tar: func(n int) []tartest.Member { return again(n, ".wh.w", sub) }},
+		{name: "whiteout of the tar's tree again", n: 2000, tar: func(n int) []tartest.Member { return append(dirs(n), again(n, ".wh.w", none)...) }},
+		{name: "whiteouts of the tar's files", n: 4000, tar: func(n int) []tartest.Member {
+			return append(tree(n), repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("w/.wh.", i), "")} })...)
 		}},
-		{name: "whiteouts of the tar's directories", n: 2000, below: dirs, tar: func(n int) []member {
-			return append(dirs(n), repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint("w/.wh.", i), "")} })...)
+		{name: "whiteouts of the tar's directories", n: 2000, below: dirs, tar: func(n int) []tartest.Member {
+			return append(dirs(n), repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint("w/.wh.", i), "")} })...)
 		}},
-		{name: "opaque again", n: 3000, below: dirs, tar: func(n int) []member { return again(n, "w/.wh..wh..opq", name) }},
-		{name: "opaque again, directories", n: 3000, below: dirs, tar: func(n int) []member { return again(n, "w/.wh..wh..opq", sub) }},
-		{name: "opaque root again", n: 3000, below: tree, tar: func(n int) []member {
-			return again(n, ".wh..wh..opq", func(i int) []member { return []member{dirEntry(fmt.Sprint(i))} })
+		{name: "opaque again", n: 3000, below: dirs, tar: func(n int) []tartest.Member { return again(n, "w/.wh..wh..opq", name) }},
+		{name: "opaque again, directories", n: 3000, below: dirs, tar: func(n int) []tartest.Member { return again(n, "w/.wh..wh..opq", sub) }},
+		{name: "opaque root again", n: 3000, below: tree, tar: func(n int) []tartest.Member {
+			return again(n, ".wh..wh..opq", func(i int) []tartest.Member { return []tartest.Member{tartest.Dir(fmt.Sprint(i))} })
 		}},
-		{name: "whiteout and opaque", n: 3000, below: dirs, tar: func(n int) []member {
-			return again(n, ".wh.w", func(i int) []member { return append(name(i), fileEntry("w/.wh..wh..opq", "")) })
+		{name: "whiteout and opaque", n: 3000, below: dirs, tar: func(n int) []tartest.Member {
+			return again(n, ".wh.w", func(i int) []tartest.Member { return append(name(i), tartest.File("w/.wh..wh..opq", "")) })
 		}},
-		{name: "opaque from below", n: 800, tar: func(n int) []member {
-			return append([]member{fileEntry(strings.Repeat("d/", n)+"f", "")}, repeat(20, func(i int) []member {
-				return []member{fileEntry(strings.Repeat("d/", n-i*n/20)+".wh..wh..opq", "")}
+		{name: "opaque from below", n: 800, tar: func(n int) []tartest.Member {
+			return append([]tartest.Member{tartest.File(strings.Repeat("d/", n)+"f", "")}, repeat(20, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.File(strings.Repeat("d/", n-i*n/20)+".wh..wh..opq", "")}
 			})...)
 		}},
-		{name: "whiteouts of a tree and its file", n: 1000, tar: func(n int) []member {
-			return again(n, ".wh.w", func(i int) []member { return append(append([]member{dirEntry("w")}, dirs(2)...), fileEntry("w", "")) })
+		{name: "whiteouts of a tree and its file", n: 1000, tar: func(n int) []tartest.Member {
+			return again(n, ".wh.w", func(i int) []tartest.Member {
+				return append(append([]tartest.Member{tartest.Dir("w")}, dirs(2)...), tartest.File("w", ""))
+			})
 		}},
-		{name: "deep whiteouts", n: 1000, below: func(int) []member { return []member{fileEntry(deep+"f", "")} }, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint(deep, ".wh.", i), "")} })
+		{name: "deep whiteouts", n: 1000, below: func(int) []tartest.Member { return []tartest.Member{tartest.File(deep+"f", "")} }, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint(deep, ".wh.", i), "")} })
 		}},
-		{name: "whiteouts as deep as there are", n: 800, below: nothing, tar: func(n int) []member {
-			return append([]member{fileEntry(strings.Repeat("d/", n)+"f", "")}, repeat(20, func(i int) []member {
-				return []member{fileEntry(fmt.Sprint(strings.Repeat("d/", n), ".wh.", i), "")}
+		{name: "whiteouts as deep as there are", n: 800, below: nothing, tar: func(n int) []tartest.Member {
+			return append([]tartest.Member{tartest.File(strings.Repeat("d/", n)+"f", "")}, repeat(20, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.File(fmt.Sprint(strings.Repeat("d/", n), ".wh.", i), "")}
 			})...)
 		}},
-		{name: "deep whiteouts where nothing is", n: 400, below: func(int) []member { return []member{fileEntry(deep+"f", "")} }, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint(deep, i, "/.wh.x"), "")} })
+		{name: "deep whiteouts where nothing is", n: 400, below: func(int) []tartest.Member { return []tartest.Member{tartest.File(deep+"f", "")} }, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint(deep, i, "/.wh.x"), "")} })
 		}},
 	}
 }
 
-// paxText makes a PAX record, which says its own length.
-func paxText(key, value string) string { return string(appendRecord(nil, paxRecord{key, value})) }
-
 // extended makes a tar with one file and these headers before it.
-func extended(t testing.TB, headers ...func(*bytes.Buffer)) []byte {
+func extended(t testing.TB, headers ...[]byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	for _, h := range headers {
-		h(&b)
+		b.Write(h)
 	}
-	b.Write(makeTar(t, fileEntry("f", "x")))
+	b.Write(tartest.Make(t, tartest.File("f", "x")))
 	return b.Bytes()
-}
-
-// special adds an extension header.
-func special(t testing.TB, kind byte, body string) func(*bytes.Buffer) {
-	t.Helper()
-	return func(b *bytes.Buffer) {
-		b.Write(headerBlock(t, kind, int64(len(body))))
-		b.WriteString(body)
-		b.Write(make([]byte, padding(int64(len(body)))))
-	}
 }
 
 func headerShapes() []costShape {
 	many := func(kind byte, body func(i int) string) func(testing.TB, int) []byte {
 		return func(t testing.TB, n int) []byte {
 			t.Helper()
-			var all []func(*bytes.Buffer)
+			var all [][]byte
 			for i := range n {
-				all = append(all, special(t, kind, body(i)))
+				all = append(all, tartest.Extension(kind, body(i)))
 			}
 			return extended(t, all...)
 		}
@@ -242,43 +243,45 @@ func headerShapes() []costShape {
 	one := func(body func(n int) string) func(testing.TB, int) []byte {
 		return func(t testing.TB, n int) []byte {
 			t.Helper()
-			return extended(t, special(t, 'x', body(n)))
+			return extended(t, tartest.Extension('x', body(n)))
 		}
 	}
 	records := func(key func(i int) string, value string) func(n int) string {
 		return func(n int) string {
 			var b strings.Builder
 			for i := range n {
-				b.WriteString(paxText(key(i), value))
+				b.WriteString(tartest.Record(key(i), value))
 			}
 			return b.String()
 		}
 	}
-	numbered := func(i int) string { return fmt.Sprintf("%suser.%05d", xattrPrefix, i) }
+	numbered := func(i int) string { return fmt.Sprintf("%suser.%05d", tartest.XattrPrefix, i) }
 	return []costShape{
 		{name: "PAX records", n: 15000, text: one(records(func(i int) string { return fmt.Sprint("k", i) }, "v"))},
 		{name: "PAX record again", n: 15000, text: one(records(func(int) string { return "path" }, "f"))},
-		{name: "PAX headers", n: 20000, text: many('x', func(int) string { return paxText("k", "v") })},
-		{name: "global headers", n: 20000, text: many('g', func(int) string { return paxText("k", "v") })},
+		{name: "PAX headers", n: 20000, text: many('x', func(int) string { return tartest.Record("k", "v") })},
+		{name: "global headers", n: 20000, text: many('g', func(int) string { return tartest.Record("k", "v") })},
 		{name: "long names", n: 20000, text: many('L', func(int) string { return "f\x00" })},
 		{name: "attributes", n: 2500, text: one(records(numbered, "v"))},
 		{name: "one attribute again", n: 5000, text: one(records(func(int) string { return numbered(0) }, "v"))},
-		{name: "attributes that Linux does not know", n: 5000, text: one(records(func(i int) string { return fmt.Sprint(xattrPrefix, "x", i) }, "v"))},
-		{name: "attributes of files", n: 2000, tar: func(n int) []member {
-			return repeat(n, func(i int) []member {
-				return []member{xattrEntry(fileEntry(fmt.Sprint(i), ""), "user.k", strings.Repeat("v", 1000))}
+		{name: "attributes that Linux does not know", n: 5000, text: one(records(func(i int) string { return fmt.Sprint(tartest.XattrPrefix, "x", i) }, "v"))},
+		{name: "attributes of files", n: 2000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.Xattr(tartest.File(fmt.Sprint(i), ""), "user.k", strings.Repeat("v", 1000))}
 			})
 		}},
-		{name: "attributes of one directory", n: 2000, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{xattrEntry(dirEntry("d"), fmt.Sprint("user.", i), "v")} })
+		{name: "attributes of one directory", n: 2000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.Xattr(tartest.Dir("d"), fmt.Sprint("user.", i), "v")}
+			})
 		}},
-		{name: "attributes of a directory, described again", n: 2000, tar: func(n int) []member {
-			d := dirEntry("d")
+		{name: "attributes of a directory, described again", n: 2000, tar: func(n int) []tartest.Member {
+			d := tartest.Dir("d")
 			d.PAXRecords = map[string]string{}
 			for i := range n {
 				d.PAXRecords[numbered(i)] = "v"
 			}
-			return []member{d, d, d, d}
+			return []tartest.Member{d, d, d, d}
 		}},
 		{name: "sparse map", n: 4000, text: func(t testing.TB, n int) []byte {
 			t.Helper()
@@ -287,92 +290,96 @@ func headerShapes() []costShape {
 				fmt.Fprintf(&m, ",%d,1", i*2)
 			}
 			var b bytes.Buffer
-			special(t, 'x', paxText("GNU.sparse.size", fmt.Sprint(2*n))+paxText("GNU.sparse.numblocks", fmt.Sprint(n))+paxText("GNU.sparse.map", m.String()[1:]))(&b)
-			b.Write(headerBlock(t, '0', int64(n)))
-			b.Write(make([]byte, int64(n)+padding(int64(n))+2*blockSize))
+			b.Write(tartest.Extension('x', tartest.Record("GNU.sparse.size", fmt.Sprint(2*n))+tartest.Record("GNU.sparse.numblocks", fmt.Sprint(n))+tartest.Record("GNU.sparse.map", m.String()[1:])))
+			b.Write(tartest.Header('0', int64(n)))
+			b.Write(make([]byte, int64(n)+tartest.Padding(int64(n))+2*tartest.BlockSize))
 			return b.Bytes()
 		}},
 		{name: "holes", n: 2000, text: func(t testing.TB, n int) []byte {
 			t.Helper()
 			var b bytes.Buffer
 			for i := range n {
-				special(t, 'x', paxText("path", fmt.Sprint(i))+paxText("GNU.sparse.size", fmt.Sprint(int64(1)<<40))+paxText("GNU.sparse.numblocks", "1")+paxText("GNU.sparse.map", "0,0"))(&b)
-				b.Write(headerBlock(t, '0', 0))
+				b.Write(tartest.Extension('x', tartest.Record("path", fmt.Sprint(i))+tartest.Record("GNU.sparse.size", fmt.Sprint(int64(1)<<40))+tartest.Record("GNU.sparse.numblocks", "1")+tartest.Record("GNU.sparse.map", "0,0")))
+				b.Write(tartest.Header('0', 0))
 			}
-			b.Write(make([]byte, 2*blockSize))
+			b.Write(make([]byte, 2*tartest.BlockSize))
 			return b.Bytes()
 		}},
 	}
 }
 
 func nameShapes() []costShape {
-	wide := func(n int) []member {
-		return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint(i), "")} })
+	wide := func(n int) []tartest.Member {
+		return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint(i), "")} })
 	}
 	deep := strings.Repeat("d/", 400)
 	return []costShape{
 		{name: "one directory", n: 10000, tar: wide},
-		{name: "many directories", n: 3000, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint(i, "/f"), "")} })
+		{name: "many directories", n: 3000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint(i, "/f"), "")} })
 		}},
-		{name: "many directories again", n: 2000, tar: func(n int) []member {
-			one := repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint(i, "/f"), "")} })
+		{name: "many directories again", n: 2000, tar: func(n int) []tartest.Member {
+			one := repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint(i, "/f"), "")} })
 			return append(one, one...)
 		}},
-		{name: "deep names that differ last", n: 500, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint(deep, i, "/f"), "")} })
+		{name: "deep names that differ last", n: 500, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint(deep, i, "/f"), "")} })
 		}},
-		{name: "deep name again", n: 500, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{fileEntry(deep+"f", "")} })
+		{name: "deep name again", n: 500, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(deep+"f", "")} })
 		}},
-		{name: "deep names that differ first", n: 20, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{fileEntry(fmt.Sprint(i, "/", deep, "f"), "")} })
+		{name: "deep names that differ first", n: 20, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.File(fmt.Sprint(i, "/", deep, "f"), "")} })
 		}},
-		{name: "through symlinks", n: 1500, tar: func(n int) []member {
-			chain := repeat(30, func(i int) []member { return []member{symlinkEntry(fmt.Sprint("l", i), fmt.Sprint("l", i+1))} })
-			return append(append(chain, dirEntry("l30")), repeat(n, func(i int) []member {
-				return []member{fileEntry(fmt.Sprint("l0/a/", i), ""), fileEntry(fmt.Sprint("l0/b/", i), "")}
+		{name: "through symlinks", n: 1500, tar: func(n int) []tartest.Member {
+			chain := repeat(30, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.Symlink(fmt.Sprint("l", i), fmt.Sprint("l", i+1))}
+			})
+			return append(append(chain, tartest.Dir("l30")), repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.File(fmt.Sprint("l0/a/", i), ""), tartest.File(fmt.Sprint("l0/b/", i), "")}
 			})...)
 		}},
-		{name: "through symlinks below", n: 1500, below: func(int) []member {
-			chain := repeat(30, func(i int) []member { return []member{symlinkEntry(fmt.Sprint("l", i), fmt.Sprint("l", i+1))} })
-			return append(chain, dirEntry("l30"))
-		}, tar: func(n int) []member {
-			return repeat(n, func(i int) []member {
-				return []member{fileEntry(fmt.Sprint("l0/a/", i), ""), fileEntry(fmt.Sprint("l0/b/", i), "")}
+		{name: "through symlinks below", n: 1500, below: func(int) []tartest.Member {
+			chain := repeat(30, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.Symlink(fmt.Sprint("l", i), fmt.Sprint("l", i+1))}
+			})
+			return append(chain, tartest.Dir("l30"))
+		}, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.File(fmt.Sprint("l0/a/", i), ""), tartest.File(fmt.Sprint("l0/b/", i), "")}
 			})
 		}},
-		{name: "through a symlink, deep", n: 100, tar: func(n int) []member {
-			return append([]member{fileEntry(deep+"f", ""), symlinkEntry("s", "d")}, repeat(n, func(i int) []member {
-				return []member{fileEntry(fmt.Sprint("s/", deep[2:], "a/", i), ""), fileEntry(fmt.Sprint("s/", deep[2:], "b/", i), "")}
+		{name: "through a symlink, deep", n: 100, tar: func(n int) []tartest.Member {
+			return append([]tartest.Member{tartest.File(deep+"f", ""), tartest.Symlink("s", "d")}, repeat(n, func(i int) []tartest.Member {
+				return []tartest.Member{tartest.File(fmt.Sprint("s/", deep[2:], "a/", i), ""), tartest.File(fmt.Sprint("s/", deep[2:], "b/", i), "")}
 			})...)
 		}},
-		{name: "one deep name", n: 1000, tar: func(n int) []member { return []member{fileEntry(strings.Repeat("d/", n)+"f", "")} }},
-		{name: "one deep name, twice", n: 1000, tar: func(n int) []member {
-			return []member{fileEntry(strings.Repeat("d/", n)+"f", ""), symlinkEntry("s", "d"), fileEntry("s"+strings.Repeat("/d", n-1)+"/g", "")}
+		{name: "one deep name", n: 1000, tar: func(n int) []tartest.Member { return []tartest.Member{tartest.File(strings.Repeat("d/", n)+"f", "")} }},
+		{name: "one deep name, twice", n: 1000, tar: func(n int) []tartest.Member {
+			return []tartest.Member{tartest.File(strings.Repeat("d/", n)+"f", ""), tartest.Symlink("s", "d"), tartest.File("s"+strings.Repeat("/d", n-1)+"/g", "")}
 		}},
 	}
 }
 
 func fileShapes() []costShape {
 	return []costShape{
-		{name: "empty directories", n: 6000, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{dirEntry(fmt.Sprint("d/", i))} })
+		{name: "empty directories", n: 6000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.Dir(fmt.Sprint("d/", i))} })
 		}},
-		{name: "symlinks", n: 10000, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{symlinkEntry(fmt.Sprint("d/", i), "x")} })
+		{name: "symlinks", n: 10000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{tartest.Symlink(fmt.Sprint("d/", i), "x")} })
 		}},
-		{name: "devices 0:0", n: 5000, tar: func(n int) []member {
-			return repeat(n, func(i int) []member { return []member{device0(fmt.Sprint("d/", i))} })
+		{name: "devices 0:0", n: 5000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(i int) []tartest.Member { return []tartest.Member{device0(fmt.Sprint("d/", i))} })
 		}},
-		{name: "entries that say nothing", n: 20000, tar: func(n int) []member {
-			return repeat(n, func(int) []member { return []member{dirEntry("./")} })
+		{name: "entries that say nothing", n: 20000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(int) []tartest.Member { return []tartest.Member{tartest.Dir("./")} })
 		}},
-		{name: "the root", n: 20000, tar: func(n int) []member {
-			return repeat(n, func(int) []member { return []member{dirEntry("/")} })
+		{name: "the root", n: 20000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(int) []tartest.Member { return []tartest.Member{tartest.Dir("/")} })
 		}},
-		{name: "AUFS bookkeeping", n: 20000, tar: func(n int) []member {
-			return repeat(n, func(int) []member { return []member{{Header: tar.Header{Name: ".wh..wh.aufs"}}} })
+		{name: "AUFS bookkeeping", n: 20000, tar: func(n int) []tartest.Member {
+			return repeat(n, func(int) []tartest.Member { return []tartest.Member{{Header: tar.Header{Name: ".wh..wh.aufs"}}} })
 		}},
 	}
 }
@@ -438,7 +445,7 @@ func (s *costShape) measure(t testing.TB, way, n int) (c cost, size int) {
 	if costWays[way].name == "plain" {
 		base = r.dir
 	}
-	_, err = Apply(context.Background(), base, bytes.NewReader(makeTar(t, s.below(n)...)), Options{})
+	_, err = Apply(context.Background(), base, bytes.NewReader(tartest.Make(t, s.below(n)...)), Options{})
 	assert.NilError(t, err)
 	runtime.GC()
 	var before, after runtime.MemStats
@@ -570,28 +577,28 @@ func BenchmarkCost(b *testing.B) {
 // the way are taken as ever.
 func TestBudget(t *testing.T) {
 	needRoot(t)
-	zigzag := func(far, n int) []member {
-		return append([]member{symlinkEntry("s", strings.Repeat("d/../", far)+"d"), dirEntry("d")}, repeat(n, func(i int) []member {
-			return []member{fileEntry(fmt.Sprint("s/a/", i), ""), fileEntry(fmt.Sprint("s/b/", i), "")}
+	zigzag := func(far, n int) []tartest.Member {
+		return append([]tartest.Member{tartest.Symlink("s", strings.Repeat("d/../", far)+"d"), tartest.Dir("d")}, repeat(n, func(i int) []tartest.Member {
+			return []tartest.Member{tartest.File(fmt.Sprint("s/a/", i), ""), tartest.File(fmt.Sprint("s/b/", i), "")}
 		})...)
 	}
 	for _, test := range []struct {
 		name    string
-		members []member
+		members []tartest.Member
 		refused bool
 	}{
 		{"a symlink up and down", zigzag(700, 200), true},
 		{"a short symlink", zigzag(1, 2000), false},
-		{"deep names", repeat(100, func(i int) []member {
-			return []member{fileEntry(fmt.Sprint(i, "/", strings.Repeat("d/", 1000), "f"), "")}
+		{"deep names", repeat(100, func(i int) []tartest.Member {
+			return []tartest.Member{tartest.File(fmt.Sprint(i, "/", strings.Repeat("d/", 1000), "f"), "")}
 		}), true},
-		{"a deep name", []member{fileEntry(strings.Repeat("d/", 4000)+"f", "")}, false},
+		{"a deep name", []tartest.Member{tartest.File(strings.Repeat("d/", 4000)+"f", "")}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for _, o := range []Options{{}, {Whiteouts: overlay}, {Whiteouts: overlay, Below: (&plainBelow{dir: t.TempDir()}).open}} {
 				dir := t.TempDir()
 				assert.NilError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "")) // a tree of that size is gone at once
-				_, err := Apply(t.Context(), dir, bytes.NewReader(makeTar(t, test.members...)), o)
+				_, err := Apply(t.Context(), dir, bytes.NewReader(tartest.Make(t, test.members...)), o)
 				assert.NilError(t, unix.Unmount(dir, unix.MNT_DETACH))
 				if !test.refused {
 					assert.NilError(t, err)
@@ -610,28 +617,28 @@ func TestNamesAgree(t *testing.T) {
 	needRoot(t)
 	far := strings.Repeat(strings.Repeat("n", 199)+"/", 20)
 	const links = 20 // each leads 4000 bytes further down, from the directory that the one before leads to
-	var members []member
+	var members []tartest.Member
 	at := ""
 	for range links {
-		members = append(members, symlinkEntry(at+"s", far), fileEntry(at+far+"f", "x"))
+		members = append(members, tartest.Symlink(at+"s", far), tartest.File(at+far+"f", "x"))
 		at += "s/"
 	}
-	members = append(members, fileEntry(at+"end", "x"))
-	data := makeTar(t, members...)
+	members = append(members, tartest.File(at+"end", "x"))
+	data := tartest.Make(t, members...)
 	assert.Assert(t, bytes.Equal(roundTrip(t, data, none), data))
 
 	dir := t.TempDir()
 	_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{})
 	assert.NilError(t, err)
 	var out bytes.Buffer
-	assert.NilError(t, WriteChanges(t.Context(), &out, dir, listChanges(added("/"+strings.Repeat(far, links)+"end")...), WriteOptions{}))
+	assert.NilError(t, WriteChanges(t.Context(), &out, dir, tartest.Changes(tartest.Added("/"+strings.Repeat(far, links)+"end")...), WriteOptions{}))
 	_, err = Apply(t.Context(), t.TempDir(), &out, Options{})
 	assert.NilError(t, err)
 
 	long := strings.Repeat(far, maxName/len(far)) // with what the symlinks add it is too long
-	_, err = Apply(t.Context(), dir, bytes.NewReader(makeTar(t, fileEntry(at+long+"f", ""))), Options{})
+	_, err = Apply(t.Context(), dir, bytes.NewReader(tartest.Make(t, tartest.File(at+long+"f", ""))), Options{})
 	assert.ErrorIs(t, err, errdefs.ErrInvalidArgument)
-	err = WriteChanges(t.Context(), io.Discard, dir, listChanges(added("/"+long+far)...), WriteOptions{})
+	err = WriteChanges(t.Context(), io.Discard, dir, tartest.Changes(tartest.Added("/"+long+far)...), WriteOptions{})
 	assert.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 }
 
@@ -646,6 +653,6 @@ func TestAttributesAgree(t *testing.T) {
 	for i := range 20 {
 		assert.NilError(t, unix.Setxattr(f, fmt.Sprint("trusted.", i), bytes.Repeat([]byte("v"), 60000), 0))
 	}
-	err := WriteChanges(t.Context(), io.Discard, dir, listChanges(added("/f")...), WriteOptions{})
+	err := WriteChanges(t.Context(), io.Discard, dir, tartest.Changes(tartest.Added("/f")...), WriteOptions{})
 	assert.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 }

@@ -113,7 +113,7 @@ func (a *applier) replaceByDir(parent *dir, base, path string, mode uint32, is p
 // dress gives the directory its properties, times excepted. inherited says that it was just made and
 // has its parent's ACLs.
 func (d *dir) dress(at *attrs, inherited bool) error {
-	if err := (node{fd: d.fd, dir: d.fd, name: ".", acl: inherited}).set(at); err != nil {
+	if err := (node{file: file{fd: d.fd, dir: d.fd, name: "."}, acl: inherited}).set(at); err != nil {
 		return err
 	}
 	d.acl = d.acl && !inherited || at.has(aclDefault)
@@ -131,7 +131,7 @@ func (a *applier) redress(d *dir, at *attrs) error {
 
 // strip removes the attributes that a directory has and at does not, but for the opaque mark and the host's labels.
 func (a *applier) strip(fd int, at *attrs) error {
-	list, err := (node{fd: fd}).listXattrs()
+	list, err := (file{fd: fd}).listXattrs()
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}

@@ -19,26 +19,9 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+
+	"strata/backend/internal/layertar/tartest"
 )
-
-func dirEntry(name string) member {
-	return member{Header: tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755}}
-}
-
-func fileEntry(name, body string) member { return member{Header: tar.Header{Name: name}, body: body} }
-
-func linkEntry(name, target string) member {
-	return member{Header: tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target}}
-}
-
-func symlinkEntry(name, target string) member {
-	return member{Header: tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777}}
-}
-
-func xattrEntry(m member, name, value string) member {
-	m.PAXRecords = map[string]string{xattrPrefix + name: value}
-	return m
-}
 
 // sentinel is a directory with a layer in it and, around it, files that must not change.
 type sentinel struct {
@@ -86,69 +69,69 @@ func openFiles(t testing.TB) int {
 type hostileTar struct {
 	name    string
 	dialect backend.Whiteouts
-	members []member
+	members []tartest.Member
 	want    error    // nil: accepted
 	paths   []string // that must be there then
 }
 
 func hostilePaths() []hostileTar {
 	return []hostileTar{
-		{name: "dot dot", members: []member{fileEntry("../x", "")}, paths: []string{"x"}},
-		{name: "dot dot inside", members: []member{fileEntry("a/../../x", "")}, paths: []string{"x"}},
-		{name: "only dot dot", members: []member{dirEntry("..")}},
-		{name: "absolute", members: []member{fileEntry("/x", "")}, paths: []string{"x"}},
-		{name: "absolute dot dot", members: []member{fileEntry("/../x", "")}, paths: []string{"x"}},
-		{name: "root as a device", members: []member{{Header: tar.Header{Name: "..", Typeflag: tar.TypeFifo}}}, want: errdefs.ErrInvalidArgument},
-		{name: "nothing as a file", members: []member{fileEntry(".", "x"), fileEntry("", "x"), linkEntry("./", "/etc"), fileEntry("y", "")}, paths: []string{"y"}},
-		{name: "symlink to root", members: []member{symlinkEntry("l", "/"), fileEntry("l/x", "")}, paths: []string{"x"}},
-		{name: "symlink up", members: []member{symlinkEntry("l", "../.."), fileEntry("l/secret", "x")}, paths: []string{"secret"}},
-		{name: "symlink to new directory", members: []member{symlinkEntry("lib", "usr/lib"), fileEntry("lib/x", "")}, paths: []string{"usr/lib/x"}},
-		{name: "symlink loop", members: []member{symlinkEntry("l", "l"), fileEntry("l/x", "")}, want: unix.ELOOP},
-		{name: "through a file", members: []member{fileEntry("f", ""), fileEntry("f/x", "")}, want: unix.ENOTDIR},
-		{name: "over a symlink", members: []member{symlinkEntry("l", "../secret"), fileEntry("l", "x")}, paths: []string{"l"}},
-		{name: "symlink swap", members: []member{dirEntry("d"), fileEntry("d/a", ""), symlinkEntry("d", "../.."), fileEntry("d/secret", "x")}, paths: []string{"secret"}},
-		{name: "whiteout through symlink", members: []member{symlinkEntry("l", "../.."), fileEntry("l/.wh.secret", "")}},
-		{name: "opaque through symlink", members: []member{symlinkEntry("l", ".."), fileEntry("l/.wh..wh..opq", "")}},
+		{name: "dot dot", members: []tartest.Member{tartest.File("../x", "")}, paths: []string{"x"}},
+		{name: "dot dot inside", members: []tartest.Member{tartest.File("a/../../x", "")}, paths: []string{"x"}},
+		{name: "only dot dot", members: []tartest.Member{tartest.Dir("..")}},
+		{name: "absolute", members: []tartest.Member{tartest.File("/x", "")}, paths: []string{"x"}},
+		{name: "absolute dot dot", members: []tartest.Member{tartest.File("/../x", "")}, paths: []string{"x"}},
+		{name: "root as a device", members: []tartest.Member{{Header: tar.Header{Name: "..", Typeflag: tar.TypeFifo}}}, want: errdefs.ErrInvalidArgument},
+		{name: "nothing as a file", members: []tartest.Member{tartest.File(".", "x"), tartest.File("", "x"), tartest.Link("./", "/etc"), tartest.File("y", "")}, paths: []string{"y"}},
+		{name: "symlink to root", members: []tartest.Member{tartest.Symlink("l", "/"), tartest.File("l/x", "")}, paths: []string{"x"}},
+		{name: "symlink up", members: []tartest.Member{tartest.Symlink("l", "../.."), tartest.File("l/secret", "x")}, paths: []string{"secret"}},
+		{name: "symlink to new directory", members: []tartest.Member{tartest.Symlink("lib", "usr/lib"), tartest.File("lib/x", "")}, paths: []string{"usr/lib/x"}},
+		{name: "symlink loop", members: []tartest.Member{tartest.Symlink("l", "l"), tartest.File("l/x", "")}, want: unix.ELOOP},
+		{name: "through a file", members: []tartest.Member{tartest.File("f", ""), tartest.File("f/x", "")}, want: unix.ENOTDIR},
+		{name: "over a symlink", members: []tartest.Member{tartest.Symlink("l", "../secret"), tartest.File("l", "x")}, paths: []string{"l"}},
+		{name: "symlink swap", members: []tartest.Member{tartest.Dir("d"), tartest.File("d/a", ""), tartest.Symlink("d", "../.."), tartest.File("d/secret", "x")}, paths: []string{"secret"}},
+		{name: "whiteout through symlink", members: []tartest.Member{tartest.Symlink("l", "../.."), tartest.File("l/.wh.secret", "")}},
+		{name: "opaque through symlink", members: []tartest.Member{tartest.Symlink("l", ".."), tartest.File("l/.wh..wh..opq", "")}},
 	}
 }
 
 func hostileEntries() []hostileTar {
 	const overlay = backend.WhiteoutsOverlay
 	return []hostileTar{
-		{name: "hard link up", members: []member{linkEntry("h", "../secret")}, want: unix.ENOENT},
-		{name: "hard link up to a file", members: []member{fileEntry("x", ""), linkEntry("d/h", "../../x")}, paths: []string{"d/h"}},
-		{name: "hard link to the root", members: []member{linkEntry("h", "../..")}, want: errdefs.ErrInvalidArgument},
-		{name: "hard link absolute", members: []member{linkEntry("h", "/etc/passwd")}, want: unix.ENOENT},
-		{name: "hard link through symlink", members: []member{symlinkEntry("l", "../.."), linkEntry("h", "l/secret")}, want: unix.ENOENT},
-		{name: "hard link to symlink", members: []member{symlinkEntry("l", "../secret"), linkEntry("h", "l"), fileEntry("h", "x")}, paths: []string{"h"}},
-		{name: "hard link to directory", members: []member{dirEntry("d"), linkEntry("h", "d")}, want: errdefs.ErrInvalidArgument},
-		{name: "hard link to nothing", members: []member{linkEntry("h", "none")}, want: errdefs.ErrInvalidArgument},
-		{name: "hard link to itself", members: []member{linkEntry("h", "h")}, want: unix.ENOENT},
-		{name: "hard link to its file", members: []member{fileEntry("h", ""), linkEntry("h", "h")}, want: errdefs.ErrInvalidArgument},
-		{name: "hard link circle", members: []member{linkEntry("a", "b"), linkEntry("b", "a")}, want: unix.ENOENT},
-		{name: "hard links first", members: []member{linkEntry("a", "b"), linkEntry("b", "c"), fileEntry("c", "x")}, paths: []string{"a", "b", "c"}},
-		{name: "whiteout of nothing", members: []member{fileEntry("d/.wh.", "")}, want: errdefs.ErrInvalidArgument},
-		{name: "whiteout of dot", members: []member{fileEntry("d/.wh..", "")}, want: errdefs.ErrInvalidArgument},
-		{name: "whiteout of dot dot", members: []member{fileEntry("d/.wh...", "")}, want: errdefs.ErrInvalidArgument},
-		{name: "AUFS bookkeeping", members: []member{fileEntry(".wh..wh.aufs", "x"), dirEntry(".wh..wh.orph"), fileEntry(".wh..wh.orph/x", "")}},
-		{name: "AUFS link that is not there", members: []member{linkEntry("h", ".wh..wh.plnk/1.2")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link up", members: []tartest.Member{tartest.Link("h", "../secret")}, want: unix.ENOENT},
+		{name: "hard link up to a file", members: []tartest.Member{tartest.File("x", ""), tartest.Link("d/h", "../../x")}, paths: []string{"d/h"}},
+		{name: "hard link to the root", members: []tartest.Member{tartest.Link("h", "../..")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link absolute", members: []tartest.Member{tartest.Link("h", "/etc/passwd")}, want: unix.ENOENT},
+		{name: "hard link through symlink", members: []tartest.Member{tartest.Symlink("l", "../.."), tartest.Link("h", "l/secret")}, want: unix.ENOENT},
+		{name: "hard link to symlink", members: []tartest.Member{tartest.Symlink("l", "../secret"), tartest.Link("h", "l"), tartest.File("h", "x")}, paths: []string{"h"}},
+		{name: "hard link to directory", members: []tartest.Member{tartest.Dir("d"), tartest.Link("h", "d")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link to nothing", members: []tartest.Member{tartest.Link("h", "none")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link to itself", members: []tartest.Member{tartest.Link("h", "h")}, want: unix.ENOENT},
+		{name: "hard link to its file", members: []tartest.Member{tartest.File("h", ""), tartest.Link("h", "h")}, want: errdefs.ErrInvalidArgument},
+		{name: "hard link circle", members: []tartest.Member{tartest.Link("a", "b"), tartest.Link("b", "a")}, want: unix.ENOENT},
+		{name: "hard links first", members: []tartest.Member{tartest.Link("a", "b"), tartest.Link("b", "c"), tartest.File("c", "x")}, paths: []string{"a", "b", "c"}},
+		{name: "whiteout of nothing", members: []tartest.Member{tartest.File("d/.wh.", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "whiteout of dot", members: []tartest.Member{tartest.File("d/.wh..", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "whiteout of dot dot", members: []tartest.Member{tartest.File("d/.wh...", "")}, want: errdefs.ErrInvalidArgument},
+		{name: "AUFS bookkeeping", members: []tartest.Member{tartest.File(".wh..wh.aufs", "x"), tartest.Dir(".wh..wh.orph"), tartest.File(".wh..wh.orph/x", "")}},
+		{name: "AUFS link that is not there", members: []tartest.Member{tartest.Link("h", ".wh..wh.plnk/1.2")}, want: errdefs.ErrInvalidArgument},
 		{
 			name: "hard link to an overlay device", dialect: overlay, want: errdefs.ErrInvalidArgument,
-			members: []member{{Header: tar.Header{Name: "d", Typeflag: tar.TypeChar}}, linkEntry("b", "d")},
+			members: []tartest.Member{{Header: tar.Header{Name: "d", Typeflag: tar.TypeChar}}, tartest.Link("b", "d")},
 		},
 		{
 			name: "hard link to a whiteout", dialect: overlay, want: errdefs.ErrInvalidArgument,
-			members: []member{fileEntry(".wh.a", ""), linkEntry("b", "a")},
+			members: []tartest.Member{tartest.File(".wh.a", ""), tartest.Link("b", "a")},
 		},
 		{
-			name: "below a FIFO", members: []member{{Header: tar.Header{Name: "p", Typeflag: tar.TypeFifo}}, fileEntry("p/.wh.x", "")},
+			name: "below a FIFO", members: []tartest.Member{{Header: tar.Header{Name: "p", Typeflag: tar.TypeFifo}}, tartest.File("p/.wh.x", "")},
 			paths: []string{"p"},
 		},
 		{
 			name: "owner out of range", want: errdefs.ErrInvalidArgument,
-			members: []member{{Header: tar.Header{Name: "f", Uid: 1 << 32}}},
+			members: []tartest.Member{{Header: tar.Header{Name: "f", Uid: 1 << 32}}},
 		},
-		{name: "name too long", members: []member{fileEntry(strings.Repeat("n", 300), "")}, want: unix.ENAMETOOLONG},
+		{name: "name too long", members: []tartest.Member{tartest.File(strings.Repeat("n", 300), "")}, want: unix.ENAMETOOLONG},
 	}
 }
 
@@ -160,7 +143,7 @@ func TestHostile(t *testing.T) {
 			defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 			s := newSentinel(t)
 			before := openFiles(t)
-			_, err := Apply(t.Context(), s.layer, bytes.NewReader(makeTar(t, test.members...)), Options{Whiteouts: test.dialect})
+			_, err := Apply(t.Context(), s.layer, bytes.NewReader(tartest.Make(t, test.members...)), Options{Whiteouts: test.dialect})
 			assert.Equal(t, openFiles(t), before, "file descriptors are left open")
 			s.check(t)
 			if test.want != nil {
@@ -181,7 +164,7 @@ func TestHostile(t *testing.T) {
 // TestTorn cuts a tar at every length that matters and expects an error, no leak and no hang.
 func TestTorn(t *testing.T) {
 	needRoot(t)
-	whole := makeTar(t, dirEntry("d"), fileEntry("d/f", strings.Repeat("x", 700)), xattrEntry(fileEntry("d/g", "y"), "user.k", "v"))
+	whole := tartest.Make(t, tartest.Dir("d"), tartest.File("d/f", strings.Repeat("x", 700)), tartest.Xattr(tartest.File("d/g", "y"), "user.k", "v"))
 	for _, cut := range []int{0, 1, 511, 513, 1025, 1536, 1536 + 699, 2561, 2570, 3073, 4097} {
 		before := openFiles(t)
 		_, err := Apply(t.Context(), t.TempDir(), bytes.NewReader(whole[:cut]), Options{})
@@ -195,7 +178,7 @@ func TestHeaderBombs(t *testing.T) {
 	needRoot(t)
 	for _, kind := range []byte{'x', 'g', 'L', 'K'} {
 		for _, size := range []int64{maxSpecial + 1, 4 << 30, 1 << 33, -1} {
-			h := headerBlock(t, kind, size)
+			h := tartest.Header(kind, size)
 			_, err := Apply(t.Context(), t.TempDir(), io.MultiReader(bytes.NewReader(h), zeros{}), Options{})
 			assert.ErrorIs(t, err, errdefs.ErrInvalidArgument, "%c %d", kind, size)
 		}
@@ -209,33 +192,14 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// headerBlock makes a header with a base-256 size.
-func headerBlock(t testing.TB, kind byte, size int64) []byte {
-	t.Helper()
-	var h rawHeader
-	copy(h.bytes(fieldName), "bomb")
-	for i := range 12 {
-		h[fieldSize.end-1-i] = byte(size >> (8 * min(i, 7)))
-		if i > 7 {
-			h[fieldSize.end-1-i] = byte(size >> 63)
-		}
-	}
-	h[fieldSize.start] |= 0x80
-	h[typeOffset] = kind
-	copy(h.bytes(fieldMagic), "ustar\x0000")
-	sum, _ := h.sums()
-	putOctal(h.bytes(field{fieldChecksum.start, fieldChecksum.end - 1}), sum)
-	return h[:]
-}
-
 // TestOwnAttributes holds that marks that would act where the layer is mounted never reach the disk, nor a tar, and others do.
 func TestOwnAttributes(t *testing.T) {
 	needRoot(t)
-	data := makeTar(t,
-		xattrEntry(dirEntry("d"), "trusted.overlay.redirect", "/other"),
-		xattrEntry(fileEntry("f", ""), "user.overlay.metacopy", "nested"),
-		xattrEntry(fileEntry("g", ""), "trusted.mine", "kept"),
-		xattrEntry(symlinkEntry("l", "g"), "user.k", "refused by Linux, left out"),
+	data := tartest.Make(t,
+		tartest.Xattr(tartest.Dir("d"), "trusted.overlay.redirect", "/other"),
+		tartest.Xattr(tartest.File("f", ""), "user.overlay.metacopy", "nested"),
+		tartest.Xattr(tartest.File("g", ""), "trusted.mine", "kept"),
+		tartest.Xattr(tartest.Symlink("l", "g"), "user.k", "refused by Linux, left out"),
 	)
 	for _, test := range []struct {
 		whiteouts, marks backend.Whiteouts
@@ -264,10 +228,10 @@ func TestOwnAttributes(t *testing.T) {
 	}
 	for _, marks := range []backend.Whiteouts{backend.WhiteoutsNone, backend.WhiteoutsOverlay, backend.WhiteoutsOverlayUser} {
 		var out bytes.Buffer
-		assert.NilError(t, WriteChanges(t.Context(), &out, dir, listChanges(added("/d")...), WriteOptions{Marks: marks}))
-		records := readTar(t, out.Bytes())[0].PAXRecords
-		assert.Equal(t, records[xattrPrefix+"trusted.overlay.opaque"], "")
-		assert.Equal(t, records[xattrPrefix+"user.overlay.opaque"] == "y", marks != backend.WhiteoutsOverlayUser)
+		assert.NilError(t, WriteChanges(t.Context(), &out, dir, tartest.Changes(tartest.Added("/d")...), WriteOptions{Marks: marks}))
+		records := tartest.Read(t, out.Bytes())[0].PAXRecords
+		assert.Equal(t, records[tartest.XattrPrefix+"trusted.overlay.opaque"], "")
+		assert.Equal(t, records[tartest.XattrPrefix+"user.overlay.opaque"] == "y", marks != backend.WhiteoutsOverlayUser)
 	}
 }
 
@@ -284,13 +248,13 @@ func TestAbsentAttributes(t *testing.T) {
 		{name: "nonsense"},
 		{name: "user"},
 		{name: "user.big", value: strings.Repeat("x", 60<<10), want: unix.ENOSPC},
-		{name: "user.huge", value: strings.Repeat("x", maxXattrs+1), want: unix.E2BIG},
+		{name: "user.huge", value: strings.Repeat("x", 64<<10+1), want: unix.E2BIG},
 		{name: "user." + strings.Repeat("n", 300), want: unix.ERANGE},
 		{name: "security.capability", value: "no capability", want: unix.EINVAL},
 	} {
 		layer := filepath.Join(dir, "layer")
 		mkdir(t, layer)
-		res, err := Apply(t.Context(), layer, bytes.NewReader(makeTar(t, xattrEntry(fileEntry("f", ""), test.name, test.value))), Options{})
+		res, err := Apply(t.Context(), layer, bytes.NewReader(tartest.Make(t, tartest.Xattr(tartest.File("f", ""), test.name, test.value))), Options{})
 		if test.want != nil {
 			assert.ErrorIs(t, err, test.want, test.name)
 		} else {
@@ -311,7 +275,7 @@ func TestCancel(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	endless := io.MultiReader(bytes.NewReader(makeTar(t, fileEntry("f", ""))), zeros{})
+	endless := io.MultiReader(bytes.NewReader(tartest.Make(t, tartest.File("f", ""))), zeros{})
 	_, err := Apply(ctx, t.TempDir(), endless, Options{})
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 }
@@ -320,7 +284,7 @@ func TestCancel(t *testing.T) {
 func TestReadError(t *testing.T) {
 	needRoot(t)
 	broken := errors.New("connection lost")
-	r := io.MultiReader(bytes.NewReader(headerBlock(t, '0', 1<<20)), failing{broken})
+	r := io.MultiReader(bytes.NewReader(tartest.Header('0', 1<<20)), failing{broken})
 	_, err := Apply(t.Context(), t.TempDir(), r, Options{})
 	assert.ErrorIs(t, err, broken)
 }
@@ -335,16 +299,16 @@ func TestDiskFull(t *testing.T) {
 	dir := loopMount(t, "ext4", 8<<20)
 	for _, size := range []int{64 << 10, 16 << 20} {
 		before := openFiles(t)
-		var list []member
+		var list []tartest.Member
 		for i := range (32 << 20) / size {
-			list = append(list, fileEntry(strings.Repeat("f", i+1), strings.Repeat("x", size)))
+			list = append(list, tartest.File(strings.Repeat("f", i+1), strings.Repeat("x", size)))
 			if i == 200 {
 				break
 			}
 		}
 		layer := filepath.Join(dir, "layer")
 		mkdir(t, layer)
-		_, err := Apply(t.Context(), layer, bytes.NewReader(makeTar(t, list...)), Options{})
+		_, err := Apply(t.Context(), layer, bytes.NewReader(tartest.Make(t, list...)), Options{})
 		assert.ErrorIs(t, err, unix.ENOSPC)
 		assert.Equal(t, openFiles(t), before)
 		assert.NilError(t, os.RemoveAll(layer))

@@ -138,7 +138,7 @@ func (a *applier) makeLink(e *entry, at *attrs, d *dir, base string) error {
 		return fmt.Errorf("link to %q: %w", e.link, err)
 	}
 	a.tree.made[a.tree.key(joinName(d.path, base))] = made{}
-	n := node{fd: -1, dir: d.fd, name: base}
+	n := node{file: file{fd: -1, dir: d.fd, name: base}}
 	if err := n.set(at); err != nil {
 		return err
 	}

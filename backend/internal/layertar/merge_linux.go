@@ -142,7 +142,7 @@ func (m *merging) mergeAttrs(src, dst int) error {
 		return err
 	}
 	at := attrs{mode: st.Mode & modeBits, uid: st.Uid, gid: st.Gid, times: [2]unix.Timespec{st.Atim, st.Mtim}}
-	if at.xattrs, err = readXattrs(node{fd: src}, m.o.Marks); err != nil {
+	if at.xattrs, err = readXattrs(file{fd: src}, m.o.Marks); err != nil {
 		return err
 	}
 	return m.dressAs(dst, &at)

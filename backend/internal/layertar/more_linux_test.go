@@ -20,6 +20,8 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+
+	"strata/backend/internal/layertar/tartest"
 )
 
 // TestManyDirectories uses more directories than are kept open, again and again, and looks at their
@@ -27,21 +29,21 @@ import (
 func TestManyDirectories(t *testing.T) {
 	needRoot(t)
 	const dirs, rounds = 3 * maxDirs, 3
-	var list []member
+	var list []tartest.Member
 	for i := range dirs {
-		d := dirEntry(fmt.Sprintf("d%d", i))
+		d := tartest.Dir(fmt.Sprintf("d%d", i))
 		d.ModTime = time.Unix(int64(1000+i), 500)
 		d.Format = tar.FormatPAX
 		list = append(list, d)
 	}
 	for r := range rounds {
 		for i := range dirs {
-			list = append(list, fileEntry(fmt.Sprintf("d%d/f%d", i, r), "x"))
+			list = append(list, tartest.File(fmt.Sprintf("d%d/f%d", i, r), "x"))
 		}
 	}
 	dir := t.TempDir()
 	before := openFiles(t)
-	_, err := Apply(t.Context(), dir, bytes.NewReader(makeTar(t, list...)), Options{})
+	_, err := Apply(t.Context(), dir, bytes.NewReader(tartest.Make(t, list...)), Options{})
 	assert.NilError(t, err)
 	assert.Equal(t, openFiles(t), before)
 	for i := range dirs {
@@ -59,7 +61,7 @@ func TestIDMap(t *testing.T) {
 		GIDs: []backend.IDRange{{Container: 0, Host: 200000, Size: 1000}},
 	}
 	dir := t.TempDir()
-	data := makeTar(t, member{Header: tar.Header{Name: "implied/f", Uid: 5, Gid: 6, Mode: 0o6755}, body: "x"})
+	data := tartest.Make(t, tartest.Member{Header: tar.Header{Name: "implied/f", Uid: 5, Gid: 6, Mode: 0o6755}, Body: "x"})
 	_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{IDMap: m})
 	assert.NilError(t, err)
 	got, err := snapshot(dir)
@@ -68,82 +70,38 @@ func TestIDMap(t *testing.T) {
 	assert.Assert(t, strings.HasPrefix(got["implied/f"], "106755 100005:200006"), got["implied/f"])
 
 	var out bytes.Buffer
-	assert.NilError(t, WriteChanges(t.Context(), &out, dir, listChanges(added("/implied", "/implied/f")...), WriteOptions{IDMap: m}))
-	list := readTar(t, out.Bytes())
+	assert.NilError(t, WriteChanges(t.Context(), &out, dir, tartest.Changes(tartest.Added("/implied", "/implied/f")...), WriteOptions{IDMap: m}))
+	list := tartest.Read(t, out.Bytes())
 	assert.Equal(t, list[0].Uid, 0)
 	assert.Equal(t, list[1].Uid, 5)
 	assert.Equal(t, list[1].Gid, 6)
 
-	_, err = Apply(t.Context(), t.TempDir(), bytes.NewReader(makeTar(t, member{Header: tar.Header{Name: "f", Uid: 1000}})), Options{IDMap: m})
+	_, err = Apply(t.Context(), t.TempDir(), bytes.NewReader(tartest.Make(t, tartest.Member{Header: tar.Header{Name: "f", Uid: 1000}})), Options{IDMap: m})
 	assert.ErrorIs(t, err, errdefs.ErrInvalidArgument)
-	err = WriteChanges(t.Context(), io.Discard, dir, listChanges(added("/implied/f")...), WriteOptions{IDMap: &backend.IDMap{}})
+	err = WriteChanges(t.Context(), io.Discard, dir, tartest.Changes(tartest.Added("/implied/f")...), WriteOptions{IDMap: &backend.IDMap{}})
 	assert.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 }
 
-// TestCapabilities keeps file capabilities through a change of owner, and packs them without the root
-// of a user namespace.
+// TestCapabilities keeps file capabilities through a change of owner.
 func TestCapabilities(t *testing.T) {
 	needRoot(t)
 	// Revision 2, effective, CAP_NET_RAW permitted (linux/capability.h).
 	const caps = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	dir := t.TempDir()
-	m := xattrEntry(fileEntry("ping", "x"), "security.capability", caps)
+	m := tartest.Xattr(tartest.File("ping", "x"), "security.capability", caps)
 	m.Uid = 7
-	_, err := Apply(t.Context(), dir, bytes.NewReader(makeTar(t, m)), Options{})
+	_, err := Apply(t.Context(), dir, bytes.NewReader(tartest.Make(t, m)), Options{})
 	assert.NilError(t, err)
 	var out bytes.Buffer
-	assert.NilError(t, WriteChanges(t.Context(), &out, dir, listChanges(added("/ping")...), WriteOptions{}))
-	assert.Equal(t, readTar(t, out.Bytes())[0].PAXRecords["SCHILY.xattr.security.capability"], caps)
-	namespaced := "\x01\x00\x00\x03" + caps[4:] + "\xa0\x86\x01\x00"
-	assert.Equal(t, string(rootlessCapability([]byte(namespaced))), caps)
-}
-
-// TestWriteChangesVanished packs a tree that changes under it.
-func TestWriteChangesVanished(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
-	assert.NilError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o644))
-	changes := added("/f", "/gone", "/no/where", "/f/below")
-	err := WriteChanges(t.Context(), io.Discard, dir, listChanges(changes...), WriteOptions{})
-	assert.ErrorIs(t, err, unix.ENOENT)
-	var out bytes.Buffer
-	assert.NilError(t, WriteChanges(t.Context(), &out, dir, listChanges(changes...), WriteOptions{Vanished: true}))
-	assert.Equal(t, len(readTar(t, out.Bytes())), 1)
-
-	// procfs says size 0 for files that have content: cut off at what the header says.
-	out.Reset()
-	assert.NilError(t, WriteChanges(t.Context(), &out, "/proc/self", listChanges(added("/status")...), WriteOptions{}))
-	assert.Equal(t, readTar(t, out.Bytes())[0].body, "")
-	// sysfs says 4096 for files that have less.
-	for _, vanished := range []bool{false, true} {
-		out.Reset()
-		err := WriteChanges(t.Context(), &out, "/sys/kernel", listChanges(added("/fscaps")...), WriteOptions{Vanished: vanished})
-		if !vanished {
-			assert.ErrorIs(t, err, errdefs.ErrUnavailable)
-			continue
-		}
-		assert.NilError(t, err)
-		assert.Equal(t, len(readTar(t, out.Bytes())[0].body), 4096)
-	}
-}
-
-// TestWriteChangesErrors passes on what the list and the writer say.
-func TestWriteChangesErrors(t *testing.T) {
-	broken := errors.New("no list")
-	err := WriteChanges(t.Context(), io.Discard, t.TempDir(), func(yield func(backend.Change, error) bool) {
-		yield(backend.Change{}, broken)
-	}, WriteOptions{})
-	assert.ErrorIs(t, err, broken)
-	r, w := io.Pipe()
-	assert.NilError(t, r.CloseWithError(broken))
-	assert.ErrorIs(t, WriteChanges(t.Context(), w, t.TempDir(), listChanges(), WriteOptions{}), broken)
+	assert.NilError(t, WriteChanges(t.Context(), &out, dir, tartest.Changes(tartest.Added("/ping")...), WriteOptions{}))
+	assert.Equal(t, tartest.Read(t, out.Bytes())[0].PAXRecords["SCHILY.xattr.security.capability"], caps)
 }
 
 // TestReplayChanged replays from layers that are not what they were.
 func TestReplayChanged(t *testing.T) {
 	needRoot(t)
-	body := strings.Repeat("x", 3*slabLen)
-	data := makeTar(t, dirEntry("d"), fileEntry("d/f", body), fileEntry("d/g", "g"))
+	body := strings.Repeat("x", 3*(512<<10))
+	data := tartest.Make(t, tartest.Dir("d"), tartest.File("d/f", body), tartest.File("d/g", "g"))
 	tests := map[string]func(f string) error{
 		"content": func(f string) error { return os.WriteFile(f, []byte(strings.Repeat("y", len(body))), 0o644) },
 		"longer":  func(f string) error { return os.WriteFile(f, []byte(body+"x"), 0o644) },
@@ -186,7 +144,7 @@ func TestReplayStops(t *testing.T) {
 	mkdir(t, dir)
 	w, err := CreateLog(filepath.Join(work, "log"))
 	assert.NilError(t, err)
-	data := makeTar(t, fileEntry("f", strings.Repeat("x", 40*slabLen)))
+	data := tartest.Make(t, tartest.File("f", strings.Repeat("x", 40*(512<<10))))
 	_, err = Apply(t.Context(), dir, bytes.NewReader(data), Options{Log: w})
 	assert.NilError(t, err)
 	assert.NilError(t, w.Close())
@@ -194,7 +152,7 @@ func TestReplayStops(t *testing.T) {
 	assert.NilError(t, err)
 	defer log.Close()
 	assert.Equal(t, log.Bytes(), int64(len(data)))
-	assert.ErrorIs(t, log.Replay(t.Context(), &limited{left: 3 * slabLen}, dir), io.ErrShortWrite)
+	assert.ErrorIs(t, log.Replay(t.Context(), &limited{left: 3 * (512 << 10)}, dir), io.ErrShortWrite)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	assert.ErrorIs(t, log.Replay(ctx, io.Discard, dir), context.Canceled)
@@ -217,7 +175,7 @@ func TestLogTorn(t *testing.T) {
 	w, err := CreateLog(path)
 	assert.NilError(t, err)
 	assert.ErrorIs(t, w.Sync(), errdefs.ErrFailedPrecondition)
-	_, err = Apply(t.Context(), t.TempDir(), bytes.NewReader(makeTar(t, fileEntry("f", "x"))), Options{Log: w})
+	_, err = Apply(t.Context(), t.TempDir(), bytes.NewReader(tartest.Make(t, tartest.File("f", "x"))), Options{Log: w})
 	assert.NilError(t, err)
 	assert.NilError(t, w.Close())
 	whole, err := os.ReadFile(path)
@@ -240,12 +198,12 @@ func TestMemory(t *testing.T) {
 	dir := t.TempDir()
 	w, err := CreateLog(filepath.Join(t.TempDir(), "log"))
 	assert.NilError(t, err)
-	one := makeTar(t, fileEntry("f", strings.Repeat("x", 48<<20)))
+	one := tartest.Make(t, tartest.File("f", strings.Repeat("x", 48<<20)))
 	runtime.GC()
 	var before, now runtime.MemStats
 	runtime.ReadMemStats(&before)
 	var peak uint64
-	r := &watched{Reader: bytes.NewReader(one), every: 4 << 20, look: func() {
+	r := &tartest.Watched{Reader: bytes.NewReader(one), Every: 4 << 20, Look: func() {
 		runtime.ReadMemStats(&now)
 		peak = max(peak, now.HeapAlloc-min(before.HeapAlloc, now.HeapAlloc))
 	}}
@@ -253,21 +211,6 @@ func TestMemory(t *testing.T) {
 	assert.NilError(t, err)
 	assert.NilError(t, w.Close())
 	assert.Assert(t, peak > 0 && peak < 32<<20, "%d bytes", peak)
-}
-
-type watched struct {
-	io.Reader
-	every, left int
-	look        func()
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.Reader.Read(p)
-	if w.left -= n; w.left < 0 {
-		w.left = w.every
-		w.look()
-	}
-	return n, err
 }
 
 // TestFlush flushes, and reports what is not there.

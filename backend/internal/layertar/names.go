@@ -110,6 +110,12 @@ func within(name, dir string) bool {
 	return dir == "." || name == dir || len(name) > len(dir) && name[len(dir)] == '/' && name[:len(dir)] == dir
 }
 
+// Attributes that hold ACLs.
+const (
+	aclAccess  = "system.posix_acl_access"
+	aclDefault = "system.posix_acl_default"
+)
+
 // foreignXattr reports whether an attribute is a mark of overlayfs that could act where the layer is mounted, and redirect
 // lookups into other layers: it is neither unpacked nor packed. The marks in user.* that an overlay inside a container makes
 // are content like any other, unless the layer's own are called so. Those in trusted.* are left out whatever
@@ -117,4 +123,14 @@ func within(name, dir string) bool {
 func foreignXattr(name string, marks backend.Whiteouts) bool {
 	return strings.HasPrefix(name, "trusted.overlay.") ||
 		marks == backend.WhiteoutsOverlayUser && strings.HasPrefix(name, "user.overlay.")
+}
+
+// packedXattr tells which attributes go into a tar: Docker's user.* and security.capability, and
+// besides them ACLs and trusted.* as far as they are not overlayfs's. Labels of the host stay out.
+func packedXattr(name string, marks backend.Whiteouts) bool {
+	if foreignXattr(name, marks) {
+		return false
+	}
+	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") ||
+		name == "security.capability" || name == aclAccess || name == aclDefault
 }

@@ -120,3 +120,13 @@ func preadFull(fd int, p []byte, offset int64) (int, error) {
 	}
 	return done, nil
 }
+
+// readLink returns the target of a symlink.
+func readLink(dir int, name string) (string, error) {
+	b := make([]byte, 4096) // PATH_MAX: no target is longer
+	n, err := unix.Readlinkat(dir, name, b)
+	if err != nil {
+		return "", err
+	}
+	return string(b[:n]), nil
+}

@@ -20,6 +20,8 @@ import (
 	"pgregory.net/rapid"
 
 	"strata/backend"
+
+	"strata/backend/internal/layertar/tartest"
 )
 
 // drawTar makes a tar of a few entries whose names often meet. With marks, it has whiteouts.
@@ -137,31 +139,31 @@ func TestLikeDocker(t *testing.T) {
 // TestTakenAsDocker unpacks what few tars have with the code of Docker's overlay2 driver, in a chroot as there, and with ours.
 func TestTakenAsDocker(t *testing.T) {
 	needRoot(t)
-	closed := func(name string) member {
-		return member{Header: tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o700, Uid: 3, Gid: 4}}
+	closed := func(name string) tartest.Member {
+		return tartest.Member{Header: tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o700, Uid: 3, Gid: 4}}
 	}
-	owned := func(id int) member {
-		return member{Header: tar.Header{Name: fmt.Sprint("owner", id), Uid: id, Gid: id, Mode: 0o644, Format: tar.FormatGNU}}
+	owned := func(id int) tartest.Member {
+		return tartest.Member{Header: tar.Header{Name: fmt.Sprint("owner", id), Uid: id, Gid: id, Mode: 0o644, Format: tar.FormatGNU}}
 	}
-	device := func(kind byte, major, minor int64) member {
-		return member{Header: tar.Header{
+	device := func(kind byte, major, minor int64) tartest.Member {
+		return tartest.Member{Header: tar.Header{
 			Name: fmt.Sprintf("dev%c%d-%d", kind, major, minor), Typeflag: kind, Devmajor: major, Devminor: minor, Mode: 0o600, Format: tar.FormatGNU,
 		}}
 	}
-	for i, members := range [][]member{
-		{fileEntry("./../x/f.jar", "jar"), fileEntry("a/../../y", "y"), fileEntry("/../../z", "z"), fileEntry("..a/...", "")},
-		{fileEntry("etc/x", "x"), linkEntry("l", "../../etc/x"), linkEntry("m", "/etc/x"), linkEntry("n", "./etc/../../etc/x"), symlinkEntry("s", "../../etc/x")},
-		{fileEntry("a", "a"), fileEntry("", "nothing"), fileEntry("b", "b")},
-		{closed("./"), fileEntry("./f", "f")},
-		{closed("."), closed("d/.."), fileEntry(".", "root"), symlinkEntry("./", "x"), fileEntry("f", "f")},
-		{closed("/"), fileEntry("f", "f")},
-		{closed(".."), fileEntry("f", "f")},
-		{closed("d/../../"), fileEntry("f", "f")},
+	for i, members := range [][]tartest.Member{
+		{tartest.File("./../x/f.jar", "jar"), tartest.File("a/../../y", "y"), tartest.File("/../../z", "z"), tartest.File("..a/...", "")},
+		{tartest.File("etc/x", "x"), tartest.Link("l", "../../etc/x"), tartest.Link("m", "/etc/x"), tartest.Link("n", "./etc/../../etc/x"), tartest.Symlink("s", "../../etc/x")},
+		{tartest.File("a", "a"), tartest.File("", "nothing"), tartest.File("b", "b")},
+		{closed("./"), tartest.File("./f", "f")},
+		{closed("."), closed("d/.."), tartest.File(".", "root"), tartest.Symlink("./", "x"), tartest.File("f", "f")},
+		{closed("/"), tartest.File("f", "f")},
+		{closed(".."), tartest.File("f", "f")},
+		{closed("d/../../"), tartest.File("f", "f")},
 		{owned(-1), owned(-2), owned(1<<32 - 1), owned(1<<32 - 2), owned(-1 << 31)},
 		{device(tar.TypeChar, 4097, 1<<20+3), device(tar.TypeBlock, 4103, 2), device(tar.TypeBlock, 0, 0), device(tar.TypeChar, -1, -1)},
 	} {
 		ours, theirs := t.TempDir(), t.TempDir()
-		data := makeTar(t, members...)
+		data := tartest.Make(t, members...)
 		assert.NilError(t, inChroot(theirs, func() error {
 			return archive.Unpack(bytes.NewReader(data), "/", &archive.TarOptions{WhiteoutFormat: archive.OverlayWhiteoutFormat})
 		}))
@@ -179,24 +181,24 @@ func TestTakenAsDocker(t *testing.T) {
 // leaves out trusted.*, which an image from Docker may have.
 func TestTakenAsContainerd(t *testing.T) {
 	needRoot(t)
-	closed := member{Header: tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o700, Uid: 3, Gid: 4}}
-	fifo := member{Header: tar.Header{Name: "p", Typeflag: tar.TypeFifo, Mode: 0o600}}
-	for i, members := range [][]member{
-		{fileEntry("./../x/f.jar", "jar"), fileEntry("a/../../y", "y"), fileEntry("/../../z", "z")},
-		{fileEntry("etc/x", "x"), linkEntry("l", "../../etc/x"), linkEntry("m", "/etc/x"), symlinkEntry("s", "../../etc/x")},
-		{fileEntry("a", "a"), fileEntry("", "nothing"), fileEntry("b", "b")},
-		{closed, fileEntry("./f", "f"), fileEntry(".", "root")},
+	closed := tartest.Member{Header: tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o700, Uid: 3, Gid: 4}}
+	fifo := tartest.Member{Header: tar.Header{Name: "p", Typeflag: tar.TypeFifo, Mode: 0o600}}
+	for i, members := range [][]tartest.Member{
+		{tartest.File("./../x/f.jar", "jar"), tartest.File("a/../../y", "y"), tartest.File("/../../z", "z")},
+		{tartest.File("etc/x", "x"), tartest.Link("l", "../../etc/x"), tartest.Link("m", "/etc/x"), tartest.Symlink("s", "../../etc/x")},
+		{tartest.File("a", "a"), tartest.File("", "nothing"), tartest.File("b", "b")},
+		{closed, tartest.File("./f", "f"), tartest.File(".", "root")},
 		{{Header: tar.Header{Name: "null", Typeflag: tar.TypeChar, Mode: 0o600}}},
 		{
-			xattrEntry(fileEntry("f", "x"), "com.apple.provenance", "v"), xattrEntry(dirEntry("d"), "system.nfs4_acl", "v"),
-			xattrEntry(fileEntry("g", "x"), "lustre.lov", "v"), xattrEntry(symlinkEntry("s", "f"), "user.k", "v"), xattrEntry(fifo, "user.k", "v"),
-			xattrEntry(symlinkEntry("a", "f"), aclAccess, anACL), xattrEntry(fileEntry("h", "x"), "user.k", "v"),
-			xattrEntry(dirEntry("o"), "user.overlay.opaque", "y"),
+			tartest.Xattr(tartest.File("f", "x"), "com.apple.provenance", "v"), tartest.Xattr(tartest.Dir("d"), "system.nfs4_acl", "v"),
+			tartest.Xattr(tartest.File("g", "x"), "lustre.lov", "v"), tartest.Xattr(tartest.Symlink("s", "f"), "user.k", "v"), tartest.Xattr(fifo, "user.k", "v"),
+			tartest.Xattr(tartest.Symlink("a", "f"), aclAccess, anACL), tartest.Xattr(tartest.File("h", "x"), "user.k", "v"),
+			tartest.Xattr(tartest.Dir("o"), "user.overlay.opaque", "y"),
 		},
 		{{Header: tar.Header{Name: "o", Uid: -1, Gid: -2, Format: tar.FormatGNU}}},
 	} {
 		ours, theirs := t.TempDir(), t.TempDir()
-		data := makeTar(t, members...)
+		data := tartest.Make(t, members...)
 		_, err := containerd.Apply(t.Context(), theirs, bytes.NewReader(data))
 		assert.NilError(t, err, "tar %d", i)
 		_, err = Apply(t.Context(), ours, bytes.NewReader(data), Options{})

@@ -17,7 +17,7 @@ func (c *cursor) next() (offset, limit int64) {
 // writers. tee, if it is not nil, sees the data too.
 func (a *applier) hand(j *job, e *entry, tee func([]byte)) error {
 	j.dir.pins.Add(1)
-	if e.kind != kindFile || a.in.stored == 0 {
+	if e.kind != kindFile || a.in.left() == 0 {
 		a.writers.submit(j)
 		return nil
 	}
@@ -25,10 +25,10 @@ func (a *applier) hand(j *job, e *entry, tee func([]byte)) error {
 	if !e.sparse {
 		to.segments = []segment{{0, e.size}}
 	}
-	if a.in.stored > smallFile {
+	if a.in.left() > smallFile {
 		return a.stream(j, nil, to, tee)
 	}
-	for n := 0; a.in.stored > 0; n++ {
+	for n := 0; a.in.left() > 0; n++ {
 		p, err := a.part(to, tee)
 		if err != nil {
 			j.discard()
@@ -54,7 +54,7 @@ func (a *applier) stream(j *job, first *part, to *cursor, tee func([]byte)) erro
 	if first != nil {
 		stream <- *first
 	}
-	for a.in.stored > 0 {
+	for a.in.left() > 0 {
 		p, err := a.part(to, tee)
 		if err != nil {
 			return err

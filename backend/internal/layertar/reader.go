@@ -1,6 +1,8 @@
 package layertar
 
 import (
+	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +22,21 @@ type reader struct {
 	padding int64 // zeros after it
 	scratch []byte
 }
+
+// newReader reads the tar in. raw, which may be nil, gets the framing and must not keep the bytes. The
+// caller ends with close. The context's end ends reading.
+func newReader(ctx context.Context, in io.Reader, raw func([]byte)) *reader {
+	return &reader{src: newSource(ctx, in), raw: raw}
+}
+
+// close returns the digest of all that was read of the stream.
+func (r *reader) close() [sha256.Size]byte { return r.src.close() }
+
+// total is how much was read of the stream, bytes.
+func (r *reader) total() int64 { return r.src.total }
+
+// left is how much stored data of the entry was not taken yet, bytes.
+func (r *reader) left() int64 { return r.stored }
 
 // next returns the entry after the current one, whose remaining data is skipped, or io.EOF at the
 // end of the archive. What follows the end is left to drain.
@@ -314,7 +331,7 @@ func (r *reader) skip() error {
 			return err
 		}
 		r.emit(p.data)
-		p.b.release()
+		p.release()
 	}
 	for r.padding > 0 {
 		p, err := r.src.take(r.padding)
@@ -327,7 +344,7 @@ func (r *reader) skip() error {
 		}
 		r.padding -= int64(len(p.data))
 		r.emit(p.data)
-		p.b.release()
+		p.release()
 	}
 	return nil
 }
@@ -343,6 +360,6 @@ func (r *reader) drain() error {
 			return err
 		}
 		r.emit(p.data)
-		p.b.release()
+		p.release()
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+
+	"strata/backend/internal/layertar/tartest"
 )
 
 // roundTrip applies a tar with a log and returns what the log gives back.
@@ -38,15 +40,15 @@ func roundTrip(t testing.TB, data []byte, w backend.Whiteouts) []byte {
 func TestReplayExact(t *testing.T) {
 	needRoot(t)
 	big := strings.Repeat("0123456789abcdef", 100000)
-	data := makeTar(t,
-		member{Header: tar.Header{Name: "d/", Typeflag: tar.TypeDir}},
-		member{Header: tar.Header{Name: "d/a"}, body: "first"},
-		member{Header: tar.Header{Name: "d/big"}, body: big},
-		member{Header: tar.Header{Name: "d/a"}, body: "second, longer"},
-		member{Header: tar.Header{Name: "e"}, body: "e"},
-		member{Header: tar.Header{Name: "d", Mode: 0o600}, body: "now a file"},
-		member{Header: tar.Header{Name: ".wh.e"}},
-		member{Header: tar.Header{Name: strings.Repeat("long/", 60) + "name"}, body: "x"},
+	data := tartest.Make(t,
+		tartest.Member{Header: tar.Header{Name: "d/", Typeflag: tar.TypeDir}},
+		tartest.Member{Header: tar.Header{Name: "d/a"}, Body: "first"},
+		tartest.Member{Header: tar.Header{Name: "d/big"}, Body: big},
+		tartest.Member{Header: tar.Header{Name: "d/a"}, Body: "second, longer"},
+		tartest.Member{Header: tar.Header{Name: "e"}, Body: "e"},
+		tartest.Member{Header: tar.Header{Name: "d", Mode: 0o600}, Body: "now a file"},
+		tartest.Member{Header: tar.Header{Name: ".wh.e"}},
+		tartest.Member{Header: tar.Header{Name: strings.Repeat("long/", 60) + "name"}, Body: "x"},
 	)
 	data = append(data, []byte("trailing garbage")...)
 	for _, w := range []backend.Whiteouts{backend.WhiteoutsNone, backend.WhiteoutsOverlay, backend.WhiteoutsAUFS} {

@@ -1,11 +1,6 @@
 package layertar
 
-import (
-	"errors"
-	"time"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 const (
 	// maxDirs is how many directories an Apply keeps open. More than maxJobs, so that one is always idle.
@@ -23,34 +18,6 @@ func roomForDirs() int {
 		return minDirs
 	}
 	return int(min(max(limit.Cur/dirsShare, minDirs), maxDirs))
-}
-
-// noDescriptor tells that a file could not be opened because too many are.
-func noDescriptor(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
-
-// Waits for a descriptor, which others that work at the same time give back.
-const (
-	firstWait = time.Millisecond
-	lastWait  = 4 * time.Second
-)
-
-// patiently opens a file, and waits where there are too many open ones.
-func patiently(open func() (int, error)) (int, error) {
-	for wait := firstWait; ; wait *= 2 {
-		fd, err := retryOpen(open)
-		if !noDescriptor(err) || wait > lastWait {
-			return fd, err
-		}
-		time.Sleep(wait)
-	}
-}
-
-func retryOpen(open func() (int, error)) (fd int, err error) {
-	err = retry(func() error {
-		fd, err = open()
-		return err
-	})
-	return fd, err
 }
 
 // openDir opens a directory. Where too many files are open it closes directories that are idle, and keeps fewer from then on.

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+
+	"strata/backend/internal/layertar/tartest"
 )
 
 // TestFewDescriptors holds that a wide and deep tar is unpacked, replaced and settled where a process may have few files open, also
@@ -52,16 +54,16 @@ func TestFewDescriptors(t *testing.T) {
 
 // fewTars returns a tar with many directories at a time, and one that replaces the deep ones.
 func fewTars(t *testing.T) (first, second []byte) {
-	var members []member
+	var members []tartest.Member
 	deep := strings.Repeat("d/", 3000)
 	for range 2 {
 		for i := range 300 {
 			dir := fmt.Sprintf("wide%d/", i)
-			members = append(members, dirEntry(dir), fileEntry(dir+"f", strings.Repeat("x", 100*i)), linkEntry(dir+"g", fmt.Sprintf("wide%d/f", i/2)))
+			members = append(members, tartest.Dir(dir), tartest.File(dir+"f", strings.Repeat("x", 100*i)), tartest.Link(dir+"g", fmt.Sprintf("wide%d/f", i/2)))
 		}
-		members = append(members, fileEntry(deep+"f", strings.Repeat("y", 1<<20)), fileEntry(deep[:1000]+"g", ""))
+		members = append(members, tartest.File(deep+"f", strings.Repeat("y", 1<<20)), tartest.File(deep[:1000]+"g", ""))
 	}
-	return makeTar(t, members...), makeTar(t, symlinkEntry("d", "nowhere"), fileEntry(".wh.wide1", ""), fileEntry("wide2/.wh..wh..opq", ""))
+	return tartest.Make(t, members...), tartest.Make(t, tartest.Symlink("d", "nowhere"), tartest.File(".wh.wide1", ""), tartest.File("wide2/.wh..wh..opq", ""))
 }
 
 // applyFew unpacks both tars and settles them. With replay it compares the first with what its log gives back.

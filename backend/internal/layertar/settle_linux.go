@@ -344,7 +344,7 @@ func dropMark(fd int, name string) error {
 
 // dressAs gives a directory that waited its properties.
 func (s *settler) dressAs(fd int, at *attrs) error {
-	n := node{fd: fd, dir: fd, name: "."}
+	n := node{file: file{fd: fd, dir: fd, name: "."}}
 	if err := n.set(at); err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func describeFile(path string, st *unix.Stat_t) (string, error) {
 	case unix.S_IFCHR, unix.S_IFBLK:
 		line += fmt.Sprintf(" %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	}
-	names := make([]byte, maxXattrs)
+	names := make([]byte, 64<<10)
 	n, err := unix.Llistxattr(path, names)
 	if err != nil && !errors.Is(err, unix.ENOTSUP) {
 		return "", err
@@ -79,7 +79,7 @@ func describeFile(path string, st *unix.Stat_t) (string, error) {
 		if name == "" {
 			continue
 		}
-		value := make([]byte, maxXattrs)
+		value := make([]byte, 64<<10)
 		n, err := unix.Lgetxattr(path, name, value)
 		if err != nil {
 			return "", err

@@ -60,6 +60,14 @@ type piece struct {
 	data []byte
 }
 
+// release gives the bytes back. They are not to be used any more.
+func (p *piece) release() {
+	if p.b != nil {
+		p.b.release()
+		p.b = nil
+	}
+}
+
 func newSource(ctx context.Context, in io.Reader) *source {
 	s := &source{
 		in:     in,
@@ -77,7 +85,7 @@ func (s *source) hash() {
 	h := sha256.New()
 	for p := range s.digest {
 		h.Write(p.data)
-		p.b.release()
+		p.release()
 	}
 	s.sum <- [sha256.Size]byte(h.Sum(nil))
 }

@@ -313,12 +313,3 @@ func (t *tree) stat(d *dir, base, path string, st *unix.Stat_t) error {
 	}
 	return unix.Fstatat(d.fd, base, st, unix.AT_SYMLINK_NOFOLLOW)
 }
-
-func readLink(dir int, name string) (string, error) {
-	b := make([]byte, 4096) // PATH_MAX: no target is longer
-	n, err := unix.Readlinkat(dir, name, b)
-	if err != nil {
-		return "", err
-	}
-	return string(b[:n]), nil
-}

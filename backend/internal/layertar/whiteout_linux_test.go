@@ -15,6 +15,8 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+
+	"strata/backend/internal/layertar/tartest"
 )
 
 // layout shows a tree in short: directories end in a slash, files show their content, whiteouts are
@@ -52,7 +54,7 @@ func layout(t *testing.T, dir string) map[string]string {
 // whiteouts start from an empty directory.
 type whiteoutTest struct {
 	name    string
-	members []member
+	members []tartest.Member
 	want    map[backend.Whiteouts]map[string]string
 }
 
@@ -63,10 +65,10 @@ const (
 	aufs    = backend.WhiteoutsAUFS
 )
 
-func whiteoutParent() []member {
-	return []member{
-		dirEntry("d"), fileEntry("d/old", "old"), dirEntry("d/sub"), fileEntry("d/sub/x", "x"),
-		fileEntry("f", "f"), dirEntry("k"), fileEntry("k/deep", "deep"),
+func whiteoutParent() []tartest.Member {
+	return []tartest.Member{
+		tartest.Dir("d"), tartest.File("d/old", "old"), tartest.Dir("d/sub"), tartest.File("d/sub/x", "x"),
+		tartest.File("f", "f"), tartest.Dir("k"), tartest.File("k/deep", "deep"),
 	}
 }
 
@@ -82,28 +84,28 @@ func with(change map[string]string, without ...string) map[string]string {
 
 func plainWhiteouts() []whiteoutTest {
 	return []whiteoutTest{
-		{"file", []member{fileEntry(".wh.f", "")}, map[backend.Whiteouts]map[string]string{
+		{"file", []tartest.Member{tartest.File(".wh.f", "")}, map[backend.Whiteouts]map[string]string{
 			none: with(nil, "f"), overlay: {"f": "gone"}, user: {"f": "gone"}, aufs: {".wh.f": ""},
 		}},
-		{"tree", []member{fileEntry(".wh.d", "")}, map[backend.Whiteouts]map[string]string{
+		{"tree", []tartest.Member{tartest.File(".wh.d", "")}, map[backend.Whiteouts]map[string]string{
 			none: with(nil, "d", "d/old", "d/sub", "d/sub/x"), overlay: {"d": "gone"}, user: {"d": "gone"}, aufs: {".wh.d": ""},
 		}},
-		{"of nothing", []member{fileEntry("n/.wh.m", "")}, map[backend.Whiteouts]map[string]string{
+		{"of nothing", []tartest.Member{tartest.File("n/.wh.m", "")}, map[backend.Whiteouts]map[string]string{
 			none: with(nil), overlay: {"n": "dir", "n/m": "gone"}, aufs: {"n": "dir", "n/.wh.m": ""},
 		}},
-		{"opaque", []member{dirEntry("d"), fileEntry("d/new", "new"), fileEntry("d/.wh..wh..opq", "")}, map[backend.Whiteouts]map[string]string{
+		{"opaque", []tartest.Member{tartest.Dir("d"), tartest.File("d/new", "new"), tartest.File("d/.wh..wh..opq", "")}, map[backend.Whiteouts]map[string]string{
 			none:    with(map[string]string{"d/new": "new"}, "d/old", "d/sub", "d/sub/x"),
 			overlay: {"d": "opaque", "d/new": "new"}, user: {"d": "opaque", "d/new": "new"}, aufs: {"d": "dir", "d/new": "new", "d/.wh..wh..opq": ""},
 		}},
-		{"opaque keeps what is new below", []member{fileEntry("d/sub/new", "new"), fileEntry("d/.wh..wh..opq", "")}, map[backend.Whiteouts]map[string]string{
+		{"opaque keeps what is new below", []tartest.Member{tartest.File("d/sub/new", "new"), tartest.File("d/.wh..wh..opq", "")}, map[backend.Whiteouts]map[string]string{
 			none:    with(map[string]string{"d/sub/new": "new"}, "d/old", "d/sub/x"),
 			overlay: {"d": "opaque", "d/sub": "dir", "d/sub/new": "new"},
 		}},
-		{"opaque keeps a named directory", []member{dirEntry("d"), dirEntry("d/sub"), fileEntry("d/.wh..wh..opq", "")}, map[backend.Whiteouts]map[string]string{
+		{"opaque keeps a named directory", []tartest.Member{tartest.Dir("d"), tartest.Dir("d/sub"), tartest.File("d/.wh..wh..opq", "")}, map[backend.Whiteouts]map[string]string{
 			none:    with(nil, "d/old", "d/sub/x"),
 			overlay: {"d": "opaque", "d/sub": "dir"},
 		}},
-		{"then a file", []member{fileEntry(".wh.d", ""), fileEntry("d", "now")}, map[backend.Whiteouts]map[string]string{
+		{"then a file", []tartest.Member{tartest.File(".wh.d", ""), tartest.File("d", "now")}, map[backend.Whiteouts]map[string]string{
 			none: with(map[string]string{"d": "now"}, "d/old", "d/sub", "d/sub/x"), overlay: {"d": "now"}, user: {"d": "now"},
 		}},
 	}
@@ -111,23 +113,23 @@ func plainWhiteouts() []whiteoutTest {
 
 func mixedWhiteouts() []whiteoutTest {
 	return []whiteoutTest{
-		{"then a directory", []member{fileEntry(".wh.d", ""), dirEntry("d"), fileEntry("d/new", "new")}, map[backend.Whiteouts]map[string]string{
+		{"then a directory", []tartest.Member{tartest.File(".wh.d", ""), tartest.Dir("d"), tartest.File("d/new", "new")}, map[backend.Whiteouts]map[string]string{
 			none: with(map[string]string{"d/new": "new"}, "d/old", "d/sub", "d/sub/x"), overlay: {"d": "opaque", "d/new": "new"}, user: {"d": "opaque", "d/new": "new"},
 		}},
-		{"then an implied directory", []member{fileEntry(".wh.d", ""), fileEntry("d/new", "new")}, map[backend.Whiteouts]map[string]string{
+		{"then an implied directory", []tartest.Member{tartest.File(".wh.d", ""), tartest.File("d/new", "new")}, map[backend.Whiteouts]map[string]string{
 			none: with(map[string]string{"d/new": "new"}, "d/old", "d/sub", "d/sub/x"), overlay: {"d": "opaque", "d/new": "new"},
 		}},
-		{"file then directory", []member{fileEntry("d", "now"), dirEntry("d")}, map[backend.Whiteouts]map[string]string{
+		{"file then directory", []tartest.Member{tartest.File("d", "now"), tartest.Dir("d")}, map[backend.Whiteouts]map[string]string{
 			none: with(nil, "d/old", "d/sub", "d/sub/x"), overlay: {"d": "opaque"},
 		}},
-		{"of what the tar made", []member{dirEntry("d"), fileEntry("d/new", "new"), fileEntry(".wh.d", "")}, map[backend.Whiteouts]map[string]string{
+		{"of what the tar made", []tartest.Member{tartest.Dir("d"), tartest.File("d/new", "new"), tartest.File(".wh.d", "")}, map[backend.Whiteouts]map[string]string{
 			none: with(map[string]string{"d/new": "new"}, "d/old", "d/sub", "d/sub/x"), overlay: {"d": "opaque", "d/new": "new"},
 		}},
-		{"of a link that is still to come", []member{linkEntry("l", "late"), fileEntry(".wh.l", ""), fileEntry("late", "x")}, map[backend.Whiteouts]map[string]string{
+		{"of a link that is still to come", []tartest.Member{tartest.Link("l", "late"), tartest.File(".wh.l", ""), tartest.File("late", "x")}, map[backend.Whiteouts]map[string]string{
 			none: with(map[string]string{"late": "x", "l": "x"}), overlay: {"l": "x", "late": "x"},
 		}},
-		{"AUFS links", []member{
-			dirEntry(".wh..wh.plnk"), fileEntry(".wh..wh.plnk/1.2", "linked"), linkEntry("a", ".wh..wh.plnk/1.2"), linkEntry("b", "/.wh..wh.plnk/1.2"),
+		{"AUFS links", []tartest.Member{
+			tartest.Dir(".wh..wh.plnk"), tartest.File(".wh..wh.plnk/1.2", "linked"), tartest.Link("a", ".wh..wh.plnk/1.2"), tartest.Link("b", "/.wh..wh.plnk/1.2"),
 		}, map[backend.Whiteouts]map[string]string{
 			none: with(map[string]string{"a": "linked", "b": "linked"}), overlay: {"a": "linked", "b": "linked"},
 			aufs: {".wh..wh.plnk": "dir", ".wh..wh.plnk/1.2": "linked", "a": "linked", "b": "linked"},
@@ -143,10 +145,10 @@ func TestWhiteouts(t *testing.T) {
 			t.Run(fmt.Sprint(test.name, "/", dialect), func(t *testing.T) {
 				dir := t.TempDir()
 				if dialect == none {
-					_, err := Apply(t.Context(), dir, bytes.NewReader(makeTar(t, whiteoutParent()...)), Options{})
+					_, err := Apply(t.Context(), dir, bytes.NewReader(tartest.Make(t, whiteoutParent()...)), Options{})
 					assert.NilError(t, err)
 				}
-				data := makeTar(t, test.members...)
+				data := tartest.Make(t, test.members...)
 				_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{Whiteouts: dialect})
 				assert.NilError(t, err)
 				got := layout(t, dir)
@@ -161,11 +163,11 @@ func TestWhiteouts(t *testing.T) {
 func TestThroughParentSymlink(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
-	for _, members := range [][]member{
-		{dirEntry("usr"), dirEntry("usr/lib"), fileEntry("usr/lib/old", ""), symlinkEntry("lib", "/usr/lib")},
-		{fileEntry("lib/new", ""), fileEntry("lib/.wh.old", "")},
+	for _, members := range [][]tartest.Member{
+		{tartest.Dir("usr"), tartest.Dir("usr/lib"), tartest.File("usr/lib/old", ""), tartest.Symlink("lib", "/usr/lib")},
+		{tartest.File("lib/new", ""), tartest.File("lib/.wh.old", "")},
 	} {
-		data := makeTar(t, members...)
+		data := tartest.Make(t, members...)
 		_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{Whiteouts: backend.WhiteoutsNone})
 		assert.NilError(t, err)
 	}
@@ -180,11 +182,11 @@ func TestThroughParentSymlink(t *testing.T) {
 func TestMarksBehindSymlinks(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
-	for _, members := range [][]member{
-		{symlinkEntry("l", "nowhere"), symlinkEntry("chain", "l"), fileEntry("f", ""), fileEntry("d/kept", ""), symlinkEntry("to-d", "d")},
-		{fileEntry("l/.wh.x", ""), fileEntry("chain/.wh..wh..opq", ""), fileEntry("f/.wh.x", ""), fileEntry("to-d/.wh..wh..opq", "")},
+	for _, members := range [][]tartest.Member{
+		{tartest.Symlink("l", "nowhere"), tartest.Symlink("chain", "l"), tartest.File("f", ""), tartest.File("d/kept", ""), tartest.Symlink("to-d", "d")},
+		{tartest.File("l/.wh.x", ""), tartest.File("chain/.wh..wh..opq", ""), tartest.File("f/.wh.x", ""), tartest.File("to-d/.wh..wh..opq", "")},
 	} {
-		data := makeTar(t, members...)
+		data := tartest.Make(t, members...)
 		_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{Whiteouts: backend.WhiteoutsNone})
 		assert.NilError(t, err)
 	}
@@ -202,8 +204,8 @@ func TestDefaultACL(t *testing.T) {
 	acl := "\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x07\x00\xe8\x03\x00\x00" +
 		"\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x05\x00\xff\xff\xff\xff"
 	dir := t.TempDir()
-	data := makeTar(t, xattrEntry(dirEntry("d"), aclDefault, acl), fileEntry("d/f", "x"), dirEntry("d/e"), fileEntry("d/e/g", "x"),
-		member{Header: tar.Header{Name: "d/p", Typeflag: tar.TypeFifo, Mode: 0o640}})
+	data := tartest.Make(t, tartest.Xattr(tartest.Dir("d"), aclDefault, acl), tartest.File("d/f", "x"), tartest.Dir("d/e"), tartest.File("d/e/g", "x"),
+		tartest.Member{Header: tar.Header{Name: "d/p", Typeflag: tar.TypeFifo, Mode: 0o640}})
 	_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{})
 	assert.NilError(t, err)
 	got, err := snapshot(dir)

@@ -125,12 +125,10 @@ func (w *writers) work() {
 // discard releases data that was not written.
 func (j *job) discard() {
 	for i := range j.whole {
-		if j.whole[i].b != nil {
-			j.whole[i].b.release()
-		}
+		j.whole[i].release()
 	}
 	for p := range j.parts() {
-		p.b.release()
+		p.release()
 	}
 }
 
@@ -146,7 +144,7 @@ func (w *writers) run(j *job) error {
 	if err := j.make(); err != nil {
 		return err
 	}
-	n := node{fd: -1, dir: j.dir.fd, name: j.name, acl: j.acl}
+	n := node{file: file{fd: -1, dir: j.dir.fd, name: j.name}, acl: j.acl}
 	if err := n.set(&j.attrs); err != nil {
 		return err
 	}
@@ -180,7 +178,7 @@ func (w *writers) file(j *job) (err error) {
 	if err := j.write(fd, w.early); err != nil {
 		return err
 	}
-	n := node{fd: fd, dir: j.dir.fd, name: j.name, acl: j.acl}
+	n := node{file: file{fd: fd, dir: j.dir.fd, name: j.name}, acl: j.acl}
 	if err := n.set(&j.attrs); err != nil {
 		return err
 	}
@@ -195,16 +193,16 @@ func (w *writers) file(j *job) (err error) {
 func (j *job) write(fd int, early bool) error {
 	var end, started int64
 	put := func(p part) error {
-		defer p.b.release()
+		defer p.release()
 		end = p.offset + int64(len(p.data))
 		return p.write(fd)
 	}
 	for i := range j.whole {
 		p := j.whole[i]
-		if p.b == nil {
+		if len(p.data) == 0 {
 			break
 		}
-		j.whole[i].b = nil
+		j.whole[i] = part{}
 		if err := put(p); err != nil {
 			return err
 		}

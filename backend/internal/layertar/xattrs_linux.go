@@ -17,7 +17,7 @@ import (
 const maxXattrs = 64 << 10
 
 // readXattrs returns the node's attributes that go into a tar, sorted by name. Marks of how layers are merged do not.
-func readXattrs(n node, marks backend.Whiteouts) ([]xattr, error) {
+func readXattrs(n file, marks backend.Whiteouts) ([]xattr, error) {
 	names, err := n.listXattrs()
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
@@ -46,9 +46,44 @@ func readXattrs(n node, marks backend.Whiteouts) ([]xattr, error) {
 	return list, nil
 }
 
+// file is a file that is reached by fd if that is not -1, else by name in dir without following symlinks.
+type file struct {
+	fd   int
+	dir  int
+	name string
+}
+
+// stat looks at the file.
+func (n file) stat(st *unix.Stat_t) error {
+	if n.fd >= 0 {
+		return unix.Fstat(n.fd, st)
+	}
+	return unix.Fstatat(n.dir, n.name, st, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// magicPath names a file in an open directory for system calls that know paths only. The last
+// component is the file itself, so the l variants of those calls do not follow it.
+func magicPath(dir int, name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir, name) }
+
+// setXattr gives the file an attribute.
+func (n file) setXattr(name, value string) error {
+	if n.fd >= 0 {
+		return unix.Fsetxattr(n.fd, name, []byte(value), 0)
+	}
+	return unix.Lsetxattr(magicPath(n.dir, n.name), name, []byte(value), 0)
+}
+
+// removeXattr takes an attribute from the file.
+func (n file) removeXattr(name string) error {
+	if n.fd >= 0 {
+		return unix.Fremovexattr(n.fd, name)
+	}
+	return unix.Lremovexattr(magicPath(n.dir, n.name), name)
+}
+
 // listXattrs returns the names, each ended by a NUL. Most files have none, so the first try is with a
 // small buffer.
-func (n node) listXattrs() (string, error) {
+func (n file) listXattrs() (string, error) {
 	var small [256]byte
 	b := small[:]
 	for {
@@ -65,7 +100,8 @@ func (n node) listXattrs() (string, error) {
 	}
 }
 
-func (n node) getXattr(name string) ([]byte, error) {
+// getXattr returns the value of an attribute.
+func (n file) getXattr(name string) ([]byte, error) {
 	b := make([]byte, 256)
 	for {
 		size, err := n.callXattr(func(fd int) (int, error) { return unix.Fgetxattr(fd, name, b) },
@@ -81,7 +117,7 @@ func (n node) getXattr(name string) ([]byte, error) {
 	}
 }
 
-func (n node) callXattr(byFD func(int) (int, error), byPath func(string) (int, error)) (int, error) {
+func (n file) callXattr(byFD func(int) (int, error), byPath func(string) (int, error)) (int, error) {
 	if n.fd >= 0 {
 		return byFD(n.fd)
 	}
