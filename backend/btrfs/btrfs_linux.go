@@ -16,7 +16,8 @@ import (
 	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/layerdir"
-	"strata/backend/internal/layertar"
+	"strata/backend/internal/layertar/pack"
+	"strata/backend/internal/layertar/unpack"
 	"strata/backend/internal/tree"
 )
 
@@ -178,7 +179,7 @@ func (b *btrfs) remove(ctx context.Context, id string) error {
 // file system.
 func (b *btrfs) SyncCreated(ctx context.Context, l backend.Layer) error {
 	if l.Limit > 0 || len(b.Env.Stores) > 0 {
-		return layertar.Flush(ctx, b.Env.Home)
+		return unpack.Flush(ctx, b.Env.Home)
 	}
 	if len(l.Parents) > 0 {
 		return nil
@@ -232,8 +233,8 @@ func (b *btrfs) Diff(ctx context.Context, l backend.Layer, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("diff layer %s: %w", l.ID, err)
 	}
-	o := layertar.WriteOptions{IDMap: l.IDMap, Vanished: !sealed}
-	if err := layertar.WriteChanges(ctx, w, d.Path, b.Changes(ctx, l), o); err != nil {
+	o := pack.Options{IDMap: l.IDMap, Vanished: !sealed}
+	if err := pack.Changes(ctx, w, d.Path, b.Changes(ctx, l), o); err != nil {
 		return fmt.Errorf("diff layer %s: %w", l.ID, err)
 	}
 	return nil

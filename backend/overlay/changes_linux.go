@@ -12,7 +12,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/dirfd"
-	"strata/backend/internal/layertar"
+	"strata/backend/internal/layertar/pack"
 	"strata/backend/internal/treediff"
 )
 
@@ -55,8 +55,8 @@ func (o *overlay) diff(ctx context.Context, l backend.Layer, w io.Writer) error 
 	if err != nil {
 		return err
 	}
-	return layertar.WriteChanges(ctx, w, filepath.Join(dir, diffDir), o.changes(ctx, l, true),
-		layertar.WriteOptions{IDMap: l.IDMap, Marks: o.whiteouts(), Vanished: true})
+	return pack.Changes(ctx, w, filepath.Join(dir, diffDir), o.changes(ctx, l, true),
+		pack.Options{IDMap: l.IDMap, Marks: o.whiteouts(), Vanished: true})
 }
 
 // walker is one walk over an upper directory, and over those of the layers below beside it.

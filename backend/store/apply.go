@@ -15,7 +15,8 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
-	"strata/backend/internal/layertar"
+	"strata/backend/internal/layertar/tarlog"
+	"strata/backend/internal/layertar/unpack"
 	"strata/backend/internal/tree"
 )
 
@@ -123,10 +124,10 @@ func (l *layer) unused() error {
 
 // fill unpacks r into a layer in state applying and makes it durable, and seals it if r is the whole.
 func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a Applied, err error) {
-	var log *layertar.LogWriter
+	var log *tarlog.Writer
 	exact := whole && s.meta.ExactDiffs && s.able.applier == nil
 	if exact {
-		if log, err = layertar.CreateLog(s.logPath(l)); err != nil {
+		if log, err = tarlog.Create(s.logPath(l)); err != nil {
 			return a, err
 		}
 		defer func() { err = errors.Join(err, log.Abort()) }() // nothing after Close
@@ -134,7 +135,7 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 	d := s.describe(l)
 	// A whole layer comes from Docker's client, which sends what is left of a broken stream again. If nothing is left it must
 	// not take that for a layer without entries. Others say by a digest what they send.
-	res, err := s.unpack(ctx, d, r, layertar.Options{Log: log, AllowEmpty: !whole})
+	res, err := s.unpack(ctx, d, r, unpack.Options{Log: log, AllowEmpty: !whole})
 	if err != nil {
 		return a, err
 	}
@@ -180,8 +181,8 @@ func (s *Store) moveRecord(l *layer, from, to string, state State) error {
 	return nil
 }
 
-// settle closes the log and makes durable what layertar has not.
-func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWriter) error {
+// settle closes the log and makes durable what unpacking has not.
+func (s *Store) settle(ctx context.Context, d backend.Layer, log *tarlog.Writer) error {
 	if log != nil {
 		if s.durable() {
 			var group errgroup.Group
@@ -196,7 +197,7 @@ func (s *Store) settle(ctx context.Context, d backend.Layer, log *layertar.LogWr
 		}
 	}
 	if s.able.content != nil || s.able.placer != nil && s.able.applier == nil {
-		return nil // sealing will do it, or layertar has done it
+		return nil // sealing will do it, or unpacking has done it
 	}
 	return s.syncContent(ctx, d)
 }
@@ -216,11 +217,11 @@ func (s *Store) syncContent(ctx context.Context, d backend.Layer) error {
 	if err != nil {
 		return err
 	}
-	return layertar.Flush(ctx, p.Dir)
+	return unpack.Flush(ctx, p.Dir)
 }
 
 // unpack applies a tar to a layer that nobody else uses.
-func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, o layertar.Options) (res layertar.Result, err error) {
+func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, o unpack.Options) (res unpack.Result, err error) {
 	if s.able.applier != nil {
 		res.Size, err = s.able.applier.Apply(ctx, d, r)
 		return res, err
@@ -232,13 +233,13 @@ func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, o laye
 	defer func() { err = errors.Join(err, release()) }()
 	o.Whiteouts, o.Marks, o.Below = place.Whiteouts, place.Marks, place.Below
 	o.IDMap, o.Durable = d.IDMap, s.durable() && s.able.content == nil
-	return layertar.Apply(ctx, place.Dir, r, o)
+	return unpack.Apply(ctx, place.Dir, r, o)
 }
 
 // noteOddities logs what a layer's tar has and the layer has not, one line for each kind however many there are.
-func noteOddities(ctx context.Context, name string, res layertar.Result) {
+func noteOddities(ctx context.Context, name string, res unpack.Result) {
 	for _, n := range []struct {
-		layertar.Note
+		unpack.Note
 		text string
 	}{
 		{res.LeftOut, "the layer's tar has extended attributes that files here cannot have; they are left out"},
@@ -252,7 +253,7 @@ func noteOddities(ctx context.Context, name string, res layertar.Result) {
 
 // syncHome makes the whole file system of the backend's home durable.
 func (s *Store) syncHome(ctx context.Context) error {
-	return layertar.Flush(ctx, home(s.cfg.Root, s.meta.Backend))
+	return unpack.Flush(ctx, home(s.cfg.Root, s.meta.Backend))
 }
 
 // classify gives errors of the kernel a class that front ends can tell to their clients.

@@ -12,7 +12,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
-	"strata/backend/internal/layertar"
+	"strata/backend/internal/layertar/unpack"
 )
 
 // Create makes a layer, writable until it is sealed by its first child or by Apply. parent "" makes
@@ -96,7 +96,7 @@ func (s *Store) copyInto(ctx context.Context, d backend.Layer, template *layer) 
 		defer close(done)
 		w.CloseWithError(s.diffParent(ctx, template, w))
 	}()
-	_, err := s.unpack(ctx, d, r, layertar.Options{})
+	_, err := s.unpack(ctx, d, r, unpack.Options{})
 	r.CloseWithError(io.ErrClosedPipe) // ends the writer if unpack gave up
 	<-done
 	return err

@@ -13,7 +13,9 @@ import (
 	"github.com/containerd/log"
 
 	"strata/backend"
-	"strata/backend/internal/layertar"
+	"strata/backend/internal/layertar/pack"
+	"strata/backend/internal/layertar/tarcodec"
+	"strata/backend/internal/layertar/tarlog"
 	"strata/backend/internal/treediff"
 )
 
@@ -84,7 +86,7 @@ func (s *Store) diffParent(ctx context.Context, l *layer, w io.Writer) error {
 // compareInto writes the difference that a comparison of both trees finds.
 func (s *Store) compareInto(ctx context.Context, p *pairing, w io.Writer) error {
 	return s.compare(ctx, p, func(upper string, changes iter.Seq2[backend.Change, error]) error {
-		return layertar.WriteChanges(ctx, w, upper, changes, s.writeOptions(p.layer))
+		return pack.Changes(ctx, w, upper, changes, s.writeOptions(p.layer))
 	})
 }
 
@@ -95,7 +97,7 @@ func (s *Store) replay(ctx context.Context, l *layer, w io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	tar, err := layertar.OpenLog(s.logPath(l.data()))
+	tar, err := tarlog.Open(s.logPath(l.data()))
 	if err != nil {
 		return err
 	}
@@ -113,9 +115,9 @@ func (s *Store) files(ctx context.Context, l *layer) (dir string, release func()
 	return t.dir, t.release, err
 }
 
-func (s *Store) writeOptions(l *layer) layertar.WriteOptions {
+func (s *Store) writeOptions(l *layer) pack.Options {
 	rec := s.snapshot(l)
-	return layertar.WriteOptions{IDMap: rec.IDMap, Vanished: !rec.Sealed}
+	return pack.Options{IDMap: rec.IDMap, Vanished: !rec.Sealed}
 }
 
 // compare mounts both layers of a pair and hands the upper tree and the changes to use.
@@ -148,7 +150,7 @@ func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, 
 func (s *Store) Changes(ctx context.Context, name, parent string) iter.Seq2[backend.Change, error] {
 	return func(yield func(backend.Change, error) bool) {
 		err := s.eachChange(ctx, name, parent, func(_ string, c backend.Change) error {
-			if err := layertar.CheckName(c.Path); err != nil {
+			if err := tarcodec.CheckName(c.Path); err != nil {
 				return err
 			}
 			if !yield(c, nil) {

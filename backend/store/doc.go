@@ -25,7 +25,7 @@
 //	layers/*.tmp       a record that was being written when the process died; ignored, swept at Open
 //	damaged/DIR-NAME   what Check with Repair has taken out of DIR, layers/ or logs/: the text of a record that it mended, and
 //	                   what belongs to no layer. DIR-NAME.2 and so on are further ones. Nothing reads them
-//	logs/ID            headers and padding of the tar that filled the layer (backend/internal/layertar)
+//	logs/ID            headers and padding of the tar that filled the layer (backend/internal/layertar/tarlog)
 //	data/BACKEND/      the backend's home; its package comment documents it
 //	mnt/ID/            where a layer is mounted; exists only while it is
 //	mnt/.own/ID        empty; there while the layer is mounted for the store itself only, which the next Open undoes

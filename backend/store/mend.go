@@ -14,7 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/backend"
-	"strata/backend/internal/layertar"
+	"strata/backend/internal/layertar/tarlog"
 	"strata/backend/internal/mount"
 	"strata/backend/internal/tree"
 )
@@ -71,7 +71,7 @@ func (s *Store) describeBad(b *badRecord, noData bool) string {
 	case len(names) == 0 && noData:
 		return detail + "; nothing belongs to it: --repair moves it away"
 	}
-	if log, err := layertar.OpenLog(s.path(logsDir, b.id)); err == nil {
+	if log, err := tarlog.Open(s.path(logsDir, b.id)); err == nil {
 		detail += "; it was filled from the tar " + log.Digest()
 		_ = log.Close() // nothing was written
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"os"
 	"testing"
 	"time"
 
@@ -159,4 +160,18 @@ func Added(paths ...string) []backend.Change {
 		list = append(list, backend.Change{Path: p, Kind: backend.Added})
 	}
 	return list
+}
+
+// NeedRoot skips the test unless root runs it.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("owners, devices and trusted attributes need root")
+	}
+}
+
+// Mkdir makes a directory.
+func Mkdir(t testing.TB, dir string) {
+	t.Helper()
+	assert.NilError(t, os.Mkdir(dir, 0o755))
 }
