@@ -17,7 +17,11 @@
 // use by a container: a file that vanishes meanwhile is left out. Calls for different layers run in
 // parallel. Every method may be repeated after a crash or an error and then has the same effect as
 // one complete call. No method modifies a layer other than the one it is given: parents are read
-// only. Errors carry a class from github.com/containerd/errdefs where one fits and name the layer's ID.
+// only.
+//
+// An error is the bare cause. The store says what was done, to which layer, by name and ID, and
+// gives an error of the kernel its class. A backend adds a class from github.com/containerd/errdefs
+// where it knows more than the errno says, and names a layer only if it is not the one it was given.
 package backend
 
 import (

@@ -44,37 +44,31 @@ type btrfs struct{ layerdir.Dirs }
 func New(_ context.Context, env backend.Env, _ Config) (backend.Backend, error) {
 	home, err := dirfd.Open(env.Home)
 	if err != nil {
-		return nil, fmt.Errorf("open btrfs home: %w", err)
+		return nil, err
 	}
 	defer home.Close()
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(home.FD, &st); err != nil {
-		return nil, fmt.Errorf("open btrfs home %s: %w", env.Home, err)
+		return nil, &os.PathError{Op: "statfs", Path: env.Home, Err: err}
 	}
 	if uint32(st.Type) != unix.BTRFS_SUPER_MAGIC {
 		return nil, fmt.Errorf("%s does not lie on a btrfs file system (its type is %#x): choose another root directory or another backend: %w",
 			env.Home, uint32(st.Type), errdefs.ErrFailedPrecondition)
 	}
 	if _, err := subvolumeOf(home.FD); err != nil {
-		return nil, fmt.Errorf("open btrfs home %s: it needs Linux 4.18: %w", env.Home, err)
+		return nil, fmt.Errorf("%s: btrfs of Linux 4.18 or later is needed: %w", env.Home, err)
 	}
 	return &btrfs{layerdir.Dirs{Env: env}}, nil
 }
 
 // Create makes a snapshot of the nearest parent, or an empty subvolume. What an unfinished call left is removed first.
 func (b *btrfs) Create(ctx context.Context, l backend.Layer) error {
-	if err := b.make(ctx, l, l.Parent()); err != nil {
-		return fmt.Errorf("create layer %s: %w", l.ID, err)
-	}
-	return nil
+	return b.make(ctx, l, l.Parent())
 }
 
 // Clone makes a snapshot of the template.
 func (b *btrfs) Clone(ctx context.Context, l, template backend.Layer) error {
-	if err := b.make(ctx, l, template.ID); err != nil {
-		return fmt.Errorf("clone layer %s from %s: %w", l.ID, template.ID, err)
-	}
-	return nil
+	return b.make(ctx, l, template.ID)
 }
 
 // make makes l a copy of another layer, or an empty one if there is none.
@@ -108,7 +102,7 @@ func (b *btrfs) make(ctx context.Context, l backend.Layer, other string) error {
 	}
 	if err != nil {
 		// What is there is useless; if it cannot be removed now, the store's Remove will say so.
-		_ = b.remove(context.WithoutCancel(ctx), l.ID)
+		_ = b.Remove(context.WithoutCancel(ctx), l)
 	}
 	return err
 }
@@ -155,14 +149,7 @@ func (b *btrfs) makeCopy(ctx context.Context, home dirfd.Dir, id, other string) 
 
 // Remove deletes the subvolume, those inside it, and their qgroups.
 func (b *btrfs) Remove(ctx context.Context, l backend.Layer) error {
-	if err := b.remove(ctx, l.ID); err != nil {
-		return fmt.Errorf("remove layer %s: %w", l.ID, err)
-	}
-	return nil
-}
-
-func (b *btrfs) remove(ctx context.Context, id string) error {
-	if _, err := b.Path(id); err != nil {
+	if _, err := b.Path(l.ID); err != nil {
 		return err
 	}
 	home, err := dirfd.Open(b.Env.Home)
@@ -170,7 +157,7 @@ func (b *btrfs) remove(ctx context.Context, id string) error {
 		return err
 	}
 	defer home.Close()
-	return destroy(ctx, home, id)
+	return destroy(ctx, home, l.ID)
 }
 
 // SyncCreated has nothing to do for a snapshot, which the kernel commits when it is made
@@ -184,60 +171,44 @@ func (b *btrfs) SyncCreated(ctx context.Context, l backend.Layer) error {
 	if len(l.Parents) > 0 {
 		return nil
 	}
-	if err := tree.Sync(filepath.Join(b.Env.Home, l.ID), b.Env.Home); err != nil {
-		return fmt.Errorf("sync layer %s: %w", l.ID, err)
-	}
-	return nil
+	return tree.Sync(filepath.Join(b.Env.Home, l.ID), b.Env.Home)
 }
 
 // Seal makes the subvolume read-only, for every mount of it.
-func (b *btrfs) Seal(_ context.Context, l backend.Layer) error {
-	d, err := b.open(l.ID)
-	if err != nil {
-		return fmt.Errorf("seal layer %s: %w", l.ID, err)
-	}
-	defer d.Close()
-	if err := setReadOnly(d.FD, true); err != nil {
-		return fmt.Errorf("seal layer %s: %w", l.ID, err)
-	}
-	return nil
-}
+func (b *btrfs) Seal(_ context.Context, l backend.Layer) error { return b.setReadOnly(l.ID, true) }
 
 // Mounts describes the bind mount of the subvolume. A layer that was sealed, but not noted as such, can be written to again.
 func (b *btrfs) Mounts(ctx context.Context, l backend.Layer, o backend.MountOptions) ([]backend.Mount, error) {
 	if !l.Sealed && !o.ReadOnly {
-		if err := b.unseal(l.ID); err != nil {
-			return nil, fmt.Errorf("unseal layer %s: %w", l.ID, err)
+		if err := b.setReadOnly(l.ID, false); err != nil {
+			return nil, err
 		}
 	}
 	return b.Dirs.Mounts(ctx, l, o)
 }
 
-func (b *btrfs) unseal(id string) error {
+func (b *btrfs) setReadOnly(id string, readOnly bool) error {
 	d, err := b.open(id)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	return setReadOnly(d.FD, false)
+	return setReadOnly(d.FD, readOnly)
 }
 
 // Diff writes the files that Changes lists. A layer that is not sealed may be in use: what vanishes is left out.
 func (b *btrfs) Diff(ctx context.Context, l backend.Layer, w io.Writer) error {
 	d, err := b.open(l.ID)
 	if err != nil {
-		return fmt.Errorf("diff layer %s: %w", l.ID, err)
+		return err
 	}
 	defer d.Close()
 	sealed, err := readOnly(d.FD)
 	if err != nil {
-		return fmt.Errorf("diff layer %s: %w", l.ID, err)
+		return err
 	}
 	o := pack.Options{IDMap: l.IDMap, Vanished: !sealed}
-	if err := pack.Changes(ctx, w, d.Path, b.Changes(ctx, l), o); err != nil {
-		return fmt.Errorf("diff layer %s: %w", l.ID, err)
-	}
-	return nil
+	return pack.Changes(ctx, w, d.Path, b.Changes(ctx, l), o)
 }
 
 // Changes finds what changed since the snapshot was made, as the package comment describes. What has not
@@ -246,13 +217,10 @@ func (b *btrfs) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backend.
 	return func(yield func(backend.Change, error) bool) {
 		changes, err := b.changes(ctx, l)
 		if err != nil {
-			yield(backend.Change{}, fmt.Errorf("compare layer %s: %w", l.ID, err))
+			yield(backend.Change{}, err)
 			return
 		}
 		for c, err := range changes {
-			if err != nil {
-				err = fmt.Errorf("compare layer %s: %w", l.ID, err)
-			}
 			if !yield(c, err) {
 				return
 			}
@@ -263,28 +231,43 @@ func (b *btrfs) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backend.
 // Usage adds up the extents and inodes that are younger than the snapshot. What has not reached the disk
 // is written first.
 func (b *btrfs) Usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
-	u, err := b.usage(ctx, l)
+	upper, err := b.open(l.ID)
 	if err != nil {
-		return backend.Usage{}, fmt.Errorf("measure layer %s: %w", l.ID, err)
+		return backend.Usage{}, err
 	}
-	return u, nil
+	defer upper.Close()
+	if err := flush(upper.FD); err != nil {
+		return backend.Usage{}, err
+	}
+	var since uint64
+	if len(l.Parents) > 0 {
+		if since, err = b.made(ctx, upper, l.Parent()); err != nil {
+			return backend.Usage{}, err
+		}
+	}
+	m := meter{fd: upper.FD, counted: map[uint64]struct{}{}}
+	info, err := subvolumeOf(upper.FD)
+	if err != nil {
+		return backend.Usage{}, err
+	}
+	if err := m.subvolume(ctx, info.ID, since); err != nil {
+		return backend.Usage{}, err
+	}
+	return m.sum, nil
 }
 
 // SetLimit limits what the layer has for itself (the qgroup's exclusive bytes). ErrNotImplemented if the
 // file system has no quotas. Writing beyond it is EDQUOT.
 func (b *btrfs) SetLimit(ctx context.Context, l backend.Layer, bytes int64) error {
 	d, err := b.open(l.ID)
-	if err == nil {
-		defer d.Close()
-		err = requireQuota(ctx, d.FD)
-	}
-	if err == nil {
-		err = setLimit(d.FD, bytes)
-	}
 	if err != nil {
-		return fmt.Errorf("limit layer %s: %w", l.ID, err)
+		return err
 	}
-	return nil
+	defer d.Close()
+	if err := requireQuota(ctx, d.FD); err != nil {
+		return err
+	}
+	return setLimit(d.FD, bytes)
 }
 
 func (b *btrfs) limit(id string, bytes int64) error {
@@ -301,12 +284,12 @@ func (b *btrfs) limit(id string, bytes int64) error {
 func (b *btrfs) Check(_ context.Context, l backend.Layer, repair bool) error {
 	d, err := b.open(l.ID)
 	if err != nil {
-		return fmt.Errorf("check layer %s: %w", l.ID, err)
+		return err
 	}
 	d.Close()
 	for _, p := range l.Parents {
 		if err := b.checkParent(p.ID, repair); err != nil {
-			return fmt.Errorf("check layer %s: %w", l.ID, err)
+			return err
 		}
 	}
 	return nil
@@ -335,12 +318,12 @@ func (b *btrfs) checkParent(id string, repair bool) error {
 func (b *btrfs) Report(ctx context.Context) ([]backend.Field, error) {
 	home, err := dirfd.Open(b.Env.Home)
 	if err != nil {
-		return nil, fmt.Errorf("report on btrfs: %w", err)
+		return nil, err
 	}
 	defer home.Close()
 	q, err := quotaOf(ctx, home.FD)
 	if err != nil {
-		return nil, fmt.Errorf("report on btrfs: %w", err)
+		return nil, err
 	}
 	return []backend.Field{{Name: "Quotas", Value: q.String()}}, nil
 }

@@ -226,33 +226,6 @@ func (s *snapshot) parentsOf(ctx context.Context, inode uint64) ([]uint64, error
 	return parents, nil
 }
 
-// usage measures what is younger than the snapshot.
-func (b *btrfs) usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
-	upper, err := b.open(l.ID)
-	if err != nil {
-		return backend.Usage{}, err
-	}
-	defer upper.Close()
-	if err := flush(upper.FD); err != nil {
-		return backend.Usage{}, err
-	}
-	var since uint64
-	if len(l.Parents) > 0 {
-		if since, err = b.made(ctx, upper, l.Parent()); err != nil {
-			return backend.Usage{}, err
-		}
-	}
-	m := meter{fd: upper.FD, counted: map[uint64]struct{}{}}
-	info, err := subvolumeOf(upper.FD)
-	if err != nil {
-		return backend.Usage{}, err
-	}
-	if err := m.subvolume(ctx, info.ID, since); err != nil {
-		return backend.Usage{}, err
-	}
-	return m.sum, nil
-}
-
 // made returns the transaction that made upper as a snapshot of its parent; 0 if it is none.
 func (b *btrfs) made(ctx context.Context, upper dirfd.Dir, parent string) (uint64, error) {
 	lower, err := b.open(parent)

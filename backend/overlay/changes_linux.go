@@ -19,16 +19,7 @@ import (
 // Changes walks the upper directory, a second time where hard links ask for it (treediff.Linker), and looks up each of its names
 // below: the cost depends on what was changed, not on the size of the image. Files that look the same are read. The layer may be in use; what vanishes meanwhile is left out.
 func (o *overlay) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backend.Change, error] {
-	return func(yield func(backend.Change, error) bool) {
-		for c, err := range o.changes(ctx, l, false) {
-			if err != nil {
-				err = fmt.Errorf("list changes of layer %s: %w", l.ID, err)
-			}
-			if !yield(c, err) {
-				return
-			}
-		}
-	}
+	return o.changes(ctx, l, false)
 }
 
 // changes lists the changes of a layer. content refuses files whose content is not in the upper directory.
@@ -44,13 +35,6 @@ func (o *overlay) changes(ctx context.Context, l backend.Layer, content bool) it
 // Diff writes the changes as a tar. The Linker gives none before it has seen all: a layer that cannot be read from its upper
 // directory is refused before the first byte.
 func (o *overlay) Diff(ctx context.Context, l backend.Layer, w io.Writer) error {
-	if err := o.diff(ctx, l, w); err != nil {
-		return fmt.Errorf("write diff of layer %s: %w", l.ID, err)
-	}
-	return nil
-}
-
-func (o *overlay) diff(ctx context.Context, l backend.Layer, w io.Writer) error {
 	dir, err := o.find(l.ID)
 	if err != nil {
 		return err

@@ -20,11 +20,7 @@ import (
 
 // Create makes the layer's directories. What an unfinished call left is removed first.
 func (o *overlay) Create(ctx context.Context, l backend.Layer) error {
-	err := o.create(ctx, l, func(diff string) error { return o.makeRoot(l, diff) })
-	if err != nil {
-		return fmt.Errorf("create layer %s: %w", l.ID, err)
-	}
-	return nil
+	return o.create(ctx, l, func(diff string) error { return o.makeRoot(l, diff) })
 }
 
 // create makes a layer whose upper directory fill makes.
@@ -131,13 +127,10 @@ func (o *overlay) Remove(ctx context.Context, l backend.Layer) error {
 	dir := filepath.Join(o.env.Home, l.ID)
 	if o.projects != nil {
 		if err := o.projects.Remove(dir); err != nil {
-			return fmt.Errorf("remove layer %s: %w", l.ID, err)
+			return err
 		}
 	}
-	if err := tree.RemoveAll(ctx, dir); err != nil {
-		return fmt.Errorf("remove layer %s: %w", l.ID, err)
-	}
-	return nil
+	return tree.RemoveAll(ctx, dir)
 }
 
 // Clone copies the template's upper directory, by reflink where the file system can. The owners in it
@@ -145,9 +138,9 @@ func (o *overlay) Remove(ctx context.Context, l backend.Layer) error {
 func (o *overlay) Clone(ctx context.Context, l, template backend.Layer) error {
 	from, err := o.find(template.ID)
 	if err != nil {
-		return fmt.Errorf("clone layer %s: %w", l.ID, err)
+		return err
 	}
-	err = o.create(ctx, l, func(diff string) error {
+	return o.create(ctx, l, func(diff string) error {
 		if err := tree.Copy(ctx, filepath.Join(from, diffDir), diff); err != nil {
 			return err
 		}
@@ -160,44 +153,29 @@ func (o *overlay) Clone(ctx context.Context, l, template backend.Layer) error {
 		}
 		return os.WriteFile(o.own(l.ID, idMappedFile), nil, 0o600)
 	})
-	if err != nil {
-		return fmt.Errorf("clone layer %s from %s: %w", l.ID, template.ID, err)
-	}
-	return nil
 }
 
 // SyncCreated syncs the directories that Create made. That makes their own names durable, too, as they
 // are new: btrfs logs the names of a new inode with it. A sync of the home directory would write down
 // names of other layers, too, perhaps before the store's records of them.
 func (o *overlay) SyncCreated(_ context.Context, l backend.Layer) error {
-	if err := tree.Sync(o.own(l.ID, diffDir), filepath.Join(o.env.Home, l.ID)); err != nil {
-		return fmt.Errorf("sync layer %s: %w", l.ID, err)
-	}
-	return nil
+	return tree.Sync(o.own(l.ID, diffDir), filepath.Join(o.env.Home, l.ID))
 }
 
 // SetLimit changes how large the layer may become. ErrNotImplemented without project quota.
 func (o *overlay) SetLimit(ctx context.Context, l backend.Layer, limit int64) error {
-	err := o.noQuota
-	if o.projects != nil {
-		err = o.projects.Limit(ctx, filepath.Join(o.env.Home, l.ID), limit)
+	if o.projects == nil {
+		return o.noQuota
 	}
-	if err != nil {
-		return fmt.Errorf("limit layer %s: %w", l.ID, err)
-	}
-	return nil
+	return o.projects.Limit(ctx, filepath.Join(o.env.Home, l.ID), limit)
 }
 
 // MapIDs notes that parents with another ID map are to be shown with the layer's own; the owners in the
 // layer itself are the caller's to change. ErrNotImplemented where there are no idmapped mounts: the
 // layer then shows its parents' owners as they are, and can be mounted to change those of all files.
 func (o *overlay) MapIDs(ctx context.Context, l backend.Layer) error {
-	err := o.probe.Test(ctx, probe.IDMap)
-	if err == nil {
-		err = os.WriteFile(o.own(l.ID, idMappedFile), nil, 0o600)
+	if err := o.probe.Test(ctx, probe.IDMap); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("map owners of layer %s: %w", l.ID, err)
-	}
-	return nil
+	return os.WriteFile(o.own(l.ID, idMappedFile), nil, 0o600)
 }

@@ -19,7 +19,7 @@ import (
 func (o *overlay) Mounts(ctx context.Context, l backend.Layer, mo backend.MountOptions) ([]backend.Mount, error) {
 	m, err := o.mount(ctx, l, mo)
 	if err != nil {
-		return nil, fmt.Errorf("mount layer %s: %w", l.ID, err)
+		return nil, err
 	}
 	return []backend.Mount{m}, nil
 }

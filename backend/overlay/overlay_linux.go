@@ -63,14 +63,6 @@ type overlay struct {
 // New makes the backend. It tries out what the kernel and the file system of env.Home can do and
 // returns ErrNotImplemented, with what to do about it, if that is not enough.
 func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, error) {
-	o, err := open(ctx, env, c)
-	if err != nil {
-		return nil, fmt.Errorf("overlay backend: %w", err)
-	}
-	return o, nil
-}
-
-func open(ctx context.Context, env backend.Env, c *Config) (*overlay, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
@@ -194,7 +186,7 @@ func (o *overlay) find(id string) (string, error) {
 func (o *overlay) List(context.Context) ([]string, error) {
 	entries, err := os.ReadDir(o.env.Home)
 	if err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
+		return nil, err
 	}
 	var ids []string
 	for _, e := range entries {
@@ -236,11 +228,7 @@ func (o *overlay) Usage(ctx context.Context, l backend.Layer) (backend.Usage, er
 	if err != nil {
 		return backend.Usage{}, err
 	}
-	u, err := tree.Usage(ctx, filepath.Join(dir, diffDir))
-	if err != nil {
-		return u, fmt.Errorf("measure layer %s: %w", l.ID, err)
-	}
-	return u, nil
+	return tree.Usage(ctx, filepath.Join(dir, diffDir))
 }
 
 // Check looks for the directories that a layer consists of. A missing work directory is made anew if
@@ -250,7 +238,7 @@ func (o *overlay) Check(_ context.Context, l backend.Layer, repair bool) error {
 		return err
 	}
 	if fi, err := os.Lstat(o.own(l.ID, diffDir)); err != nil || !fi.IsDir() {
-		return errors.Join(fmt.Errorf("layer %s: %s is not a directory: %w", l.ID, diffDir, errdefs.ErrDataLoss), err)
+		return errors.Join(fmt.Errorf("%s is not a directory: %w", diffDir, errdefs.ErrDataLoss), err)
 	}
 	work := o.own(l.ID, workDir)
 	fi, err := os.Lstat(work)
@@ -258,12 +246,9 @@ func (o *overlay) Check(_ context.Context, l backend.Layer, repair bool) error {
 	case err == nil && fi.IsDir():
 		return nil
 	case errors.Is(err, os.ErrNotExist) && repair:
-		if err := os.Mkdir(work, 0o700); err != nil {
-			return fmt.Errorf("layer %s: %w", l.ID, err)
-		}
-		return nil
+		return os.Mkdir(work, 0o700)
 	}
-	return errors.Join(fmt.Errorf("layer %s: %s is not a directory: %w", l.ID, workDir, errdefs.ErrDataLoss), err)
+	return errors.Join(fmt.Errorf("%s is not a directory: %w", workDir, errdefs.ErrDataLoss), err)
 }
 
 // Report tells what the probes found.
@@ -280,7 +265,7 @@ func (o *overlay) Report(ctx context.Context) ([]backend.Field, error) {
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(o.env.Home, &st); err != nil {
-		return nil, fmt.Errorf("report: %w", &os.PathError{Op: "statfs", Path: o.env.Home, Err: err})
+		return nil, &os.PathError{Op: "statfs", Path: o.env.Home, Err: err}
 	}
 	return []backend.Field{
 		{Name: "Backing Filesystem", Value: fileSystemName(int64(st.Type))},

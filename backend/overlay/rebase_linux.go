@@ -17,13 +17,6 @@ import (
 // directories that the tar implied. The root gets the properties of the nearest parent's, as Create would have given it,
 // unless somebody gave it others.
 func (o *overlay) Rebase(ctx context.Context, l backend.Layer) error {
-	if err := o.rebase(ctx, l); err != nil {
-		return fmt.Errorf("rebase layer %s: %w", l.ID, err)
-	}
-	return nil
-}
-
-func (o *overlay) rebase(ctx context.Context, l backend.Layer) error {
 	if len(l.Parents) >= maxLowers {
 		return fmt.Errorf("%d layers below, overlay takes %d: %w", len(l.Parents), maxLowers-1, errdefs.ErrInvalidArgument)
 	}

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,7 +86,7 @@ func (s *Store) activateChain(ctx context.Context, l *layer) error {
 	}
 	err := s.able.activator.Activate(ctx, s.describe(l))
 	if err != nil {
-		err = fmt.Errorf("activate layer %s: %w", s.describe(l).ID, err)
+		err = s.layerError("activate", l, err)
 		if below != nil && !counted {
 			err = errors.Join(err, s.deactivate(context.WithoutCancel(ctx), below, childInactive))
 		}
@@ -111,7 +110,7 @@ func (s *Store) deactivate(ctx context.Context, l *layer, reason func(*activatio
 	if !l.link {
 		if err := s.able.activator.Deactivate(ctx, s.describe(l)); err != nil {
 			a.mounted, a.lent, a.children = mounted, lent, children
-			return fmt.Errorf("deactivate layer %s: %w", s.describe(l).ID, err)
+			return s.layerError("deactivate", l, err)
 		}
 	}
 	a.done = false

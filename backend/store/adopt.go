@@ -41,7 +41,7 @@ func (s *Store) Adopt(ctx context.Context, yes bool) ([]Adoption, error) {
 		a := Adoption{Name: f.ID, Parent: f.Parent}
 		if yes {
 			if err := s.adopt(ctx, f); err != nil {
-				return list, fmt.Errorf("adopt layer %q: %w", f.ID, err)
+				return list, fmt.Errorf("adopt layer %q: %w", f.ID, classify(err))
 			}
 			a.Adopted = true
 		}
@@ -55,7 +55,7 @@ func (s *Store) foundlings(ctx context.Context) ([]backend.Foundling, error) {
 	before := s.made()
 	found, err := s.able.adopter.Adoptable(ctx)
 	after := s.made()
-	return slices.DeleteFunc(found, func(f backend.Foundling) bool { return before[f.ID] || after[f.ID] }), err
+	return slices.DeleteFunc(found, func(f backend.Foundling) bool { return before[f.ID] || after[f.ID] }), s.backendError("look for layers to adopt in", err)
 }
 
 // made returns the IDs of the layers that the store has not adopted.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -55,7 +54,7 @@ func (s *Store) apply(ctx context.Context, name string, r io.Reader, whole bool)
 	defer l.release()
 	a, err := s.fill(ctx, l.layer, r, whole)
 	if err != nil {
-		return Applied{}, fmt.Errorf("apply to layer %q: %w", name, classify(interrupted(ctx, err)))
+		return Applied{}, s.layerError("apply to", l.layer, interrupted(ctx, err))
 	}
 	return a, nil
 }
@@ -254,15 +253,4 @@ func noteOddities(ctx context.Context, name string, res unpack.Result) {
 // syncHome makes the whole file system of the backend's home durable.
 func (s *Store) syncHome(ctx context.Context) error {
 	return unpack.Flush(ctx, home(s.cfg.Root, s.meta.Backend))
-}
-
-// classify gives errors of the kernel a class that front ends can tell to their clients.
-func classify(err error) error {
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("the stream ended too early: %w: %w", err, errdefs.ErrDataLoss)
-	}
-	return err
 }

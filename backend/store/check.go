@@ -96,7 +96,7 @@ func (c *checker) data(ctx context.Context) error {
 // unrecorded lists the IDs of the backend's data, and of these the ones that no layer has, sorted. What is being made or removed
 // meanwhile is not among the latter.
 func (s *Store) unrecorded(ctx context.Context) (all, alone []string, err error) {
-	if all, err = s.able.lister.List(ctx); err != nil {
+	if all, err = s.dataIDs(ctx); err != nil {
 		return nil, nil, err
 	}
 	for _, id := range all {
@@ -107,13 +107,19 @@ func (s *Store) unrecorded(ctx context.Context) (all, alone []string, err error)
 	if len(alone) == 0 {
 		return all, nil, nil
 	}
-	again, err := s.able.lister.List(ctx) // some may just have been forgotten, after their data was deleted
+	again, err := s.dataIDs(ctx) // some may just have been forgotten, after their data was deleted
 	if err != nil {
 		return nil, nil, err
 	}
 	alone = slices.DeleteFunc(alone, func(id string) bool { return !slices.Contains(again, id) || s.known(id) })
 	slices.Sort(alone)
 	return all, alone, nil
+}
+
+// dataIDs lists the IDs of the layers that the backend, which is a Lister, has data of.
+func (s *Store) dataIDs(ctx context.Context) ([]string, error) {
+	ids, err := s.able.lister.List(ctx)
+	return ids, s.backendError("list the layers of", err)
 }
 
 // survey reports what the backend finds odd in its place.
@@ -123,7 +129,7 @@ func (c *checker) survey(ctx context.Context) error {
 	}
 	found, err := c.store.able.surveyor.Survey(ctx, c.Repair)
 	if err != nil {
-		return err
+		return c.store.backendError("survey", err)
 	}
 	for _, o := range found {
 		c.report(FindingOddity, c.store.nameOf(o.ID), o.Detail, o.Repaired)
@@ -332,7 +338,7 @@ func (c *checker) noData(ctx context.Context) error {
 	if len(c.lost) == 0 {
 		return nil
 	}
-	ids, err := c.store.able.lister.List(ctx)
+	ids, err := c.store.dataIDs(ctx)
 	if err != nil {
 		return err
 	}

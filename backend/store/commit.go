@@ -17,13 +17,6 @@ import (
 // sealed, mounted by the store, or has another parent), ErrNotImplemented (the backend cannot give a layer a parent
 // that it was not made with), ErrInvalidArgument.
 func (s *Store) Commit(ctx context.Context, name, as string, o CommitOptions) error {
-	if err := s.commit(ctx, name, as, o); err != nil {
-		return fmt.Errorf("commit layer %q: %w", name, classify(err))
-	}
-	return nil
-}
-
-func (s *Store) commit(ctx context.Context, name, as string, o CommitOptions) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
@@ -31,7 +24,7 @@ func (s *Store) commit(ctx context.Context, name, as string, o CommitOptions) er
 		return err
 	}
 	if err := checkLabels(o.Labels); err != nil {
-		return err
+		return fmt.Errorf("layer %q: %w", as, err)
 	}
 	parent, err := s.commitParent(ctx, name, o.Parent)
 	if err != nil {
@@ -43,12 +36,12 @@ func (s *Store) commit(ctx context.Context, name, as string, o CommitOptions) er
 	}
 	defer l.mu.Unlock()
 	if parent, err = s.claim(l, as, parent); err != nil {
-		return err
+		return s.layerError("commit", l, err)
 	}
 	err = s.commitAs(ctx, l, as, parent, o)
 	s.settleName(l, name, as, parent)
 	if err != nil {
-		return err
+		return s.layerError("commit", l, err)
 	}
 	return failpoint.Hit("store.commit.recorded")
 }
@@ -89,7 +82,7 @@ func (s *Store) commitParent(ctx context.Context, name, parent string) (*layer, 
 	_, err = s.otherParent(l, p)
 	s.mu.RUnlock()
 	if err != nil {
-		return nil, err
+		return nil, s.layerError("commit", l, err)
 	}
 	if p, err = s.sealed(ctx, parent); err != nil {
 		return nil, fmt.Errorf("parent: %w", err)
@@ -144,7 +137,7 @@ func (s *Store) claim(l *layer, as string, parent *layer) (*layer, error) {
 	return parent, nil
 }
 
-// commitAs does the work of commit. It wants l.mu.
+// commitAs does the work of Commit. It wants l.mu.
 func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer, o CommitOptions) error {
 	if err := s.deactivate(ctx, l, returnedNow); err != nil {
 		return err
@@ -186,7 +179,7 @@ func (s *Store) rebase(ctx context.Context, l, parent *layer) error {
 	d := s.describe(l)
 	d.Parents = s.chain(parent)
 	if err := s.able.rebaser.Rebase(ctx, d); err != nil {
-		return fmt.Errorf("rebase: %w", err)
+		return err
 	}
 	if s.stepwise() { // else the sync of the record does it: it changed names and attributes only
 		l.settled = false

@@ -144,7 +144,7 @@ func (s *Store) create(ctx context.Context, name string, parent *layer, o Create
 		s.draft(l)
 	}
 	if err := s.build(ctx, l, m); err != nil {
-		return errors.Join(fmt.Errorf("create layer %q: %w", name, classify(err)), s.abandon(l))
+		return errors.Join(s.layerError("create", l, err), s.abandon(l))
 	}
 	return nil
 }
@@ -315,7 +315,7 @@ func (s *Store) seal(ctx context.Context, l *layer) error {
 	if err != nil || rec.Sealed {
 		return err
 	}
-	return s.sealLocked(ctx, l, s.recordSyncer(), func(*record) {})
+	return s.layerError("seal", l, s.sealLocked(ctx, l, s.recordSyncer(), func(*record) {}))
 }
 
 // sealLocked seals a layer and makes another change to its record with it. A power cut may undo both
@@ -323,7 +323,7 @@ func (s *Store) seal(ctx context.Context, l *layer) error {
 func (s *Store) sealLocked(ctx context.Context, l *layer, sync syncer, change func(*record)) error {
 	if !s.snapshot(l).Sealed && s.able.sealer != nil {
 		if err := s.able.sealer.Seal(ctx, s.describe(l)); err != nil {
-			return fmt.Errorf("seal layer %q: %w", l.rec.Name, err)
+			return err
 		}
 		if err := failpoint.Hit("store.seal.sealed"); err != nil {
 			return err

@@ -34,10 +34,7 @@ func (s *Store) Diff(ctx context.Context, name, parent string, w io.Writer) erro
 	} else {
 		err = s.compareInto(ctx, p, w)
 	}
-	if err != nil {
-		return fmt.Errorf("diff layer %q: %w", name, interrupted(ctx, err))
-	}
-	return nil
+	return s.layerError("diff", p.layer, interrupted(ctx, err))
 }
 
 // pairing is two layers that are about to be compared, pinned until release.
@@ -149,7 +146,7 @@ func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, 
 // can have ends it with ErrInvalidArgument: some megabytes of directories inside each other would make gigabytes of paths.
 func (s *Store) Changes(ctx context.Context, name, parent string) iter.Seq2[backend.Change, error] {
 	return func(yield func(backend.Change, error) bool) {
-		err := s.eachChange(ctx, name, parent, func(_ string, c backend.Change) error {
+		err := s.eachChange(ctx, "list changes of", name, parent, func(_ string, c backend.Change) error {
 			if err := tarcodec.CheckName(c.Path); err != nil {
 				return err
 			}
@@ -159,7 +156,7 @@ func (s *Store) Changes(ctx context.Context, name, parent string) iter.Seq2[back
 			return nil
 		})
 		if err != nil && !errors.Is(err, errStopped) {
-			yield(backend.Change{}, fmt.Errorf("changes of layer %q: %w", name, err))
+			yield(backend.Change{}, err)
 		}
 	}
 }
@@ -179,7 +176,7 @@ func (s *Store) DiffSize(ctx context.Context, name, parent string) (int64, error
 	}
 	var size int64
 	seen := map[uint64]bool{}
-	err = s.eachChange(ctx, name, parent, func(dir string, c backend.Change) error {
+	err = s.eachChange(ctx, "measure changes of", name, parent, func(dir string, c backend.Change) error {
 		if c.Kind == backend.Deleted {
 			return nil
 		}
@@ -197,13 +194,13 @@ func (s *Store) DiffSize(ctx context.Context, name, parent string) (int64, error
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("size of layer %q: %w", name, err)
+		return 0, err
 	}
 	return size, nil
 }
 
-// eachChange calls f for each change, with the directory below which the changed files are found.
-func (s *Store) eachChange(ctx context.Context, name, parent string, f func(dir string, c backend.Change) error) error {
+// eachChange calls f for each change, with the directory below which the changed files are found. verb is what an error says.
+func (s *Store) eachChange(ctx context.Context, verb, name, parent string, f func(dir string, c backend.Change) error) error {
 	ctx, p, err := s.pair(ctx, name, parent)
 	if err != nil {
 		return err
@@ -223,11 +220,11 @@ func (s *Store) eachChange(ctx context.Context, name, parent string, f func(dir 
 	if p.direct && s.able.changer != nil {
 		err := s.native(ctx, p.layer, each)
 		if !errdefs.IsNotImplemented(err) {
-			return interrupted(ctx, err)
+			return s.layerError(verb, p.layer, interrupted(ctx, err))
 		}
 		log.G(ctx).WithError(err).WithField("layer", name).Warn("the backend cannot list changes of this layer; comparing trees")
 	}
-	return interrupted(ctx, s.compare(ctx, p, each))
+	return s.layerError(verb, p.layer, interrupted(ctx, s.compare(ctx, p, each)))
 }
 
 // native hands the backend's own list of changes to use. ErrNotImplemented comes before the first change.

@@ -113,7 +113,7 @@ func (s *Store) clutter(ctx context.Context) (list []Orphan, err error) {
 	for _, o := range found {
 		list = append(list, Orphan{Name: s.nameOf(o.ID), ID: o.ID, Reason: o.Detail})
 	}
-	return list, err
+	return list, s.backendError("survey", err)
 }
 
 // orphanData finds data that no record names and, if told to, deletes it unless something needs it.

@@ -43,7 +43,7 @@ func (s *Store) UpdateLabels(ctx context.Context, name string, change func(label
 		return Info{}, err
 	}
 	if err := s.update(l, func(r *record) { r.Labels = labels }); err != nil {
-		return Info{}, fmt.Errorf("label layer %q: %w", name, err)
+		return Info{}, s.layerError("label", l, err)
 	}
 	return s.info(l), nil
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -61,7 +60,7 @@ func (s *Store) mountLayer(ctx context.Context, l *layer, rec record, o MountOpt
 		o.Label = rec.Label
 	}
 	if err := s.attach(ctx, l, s.describe(l), backend.MountOptions{ReadOnly: rec.Sealed, Label: o.Label}); err != nil {
-		return "", fmt.Errorf("mount layer %q: %w", rec.Name, classify(err))
+		return "", s.layerError("mount", l, err)
 	}
 	users.Store(1)
 	l.handOut(o)
@@ -98,7 +97,7 @@ func (s *Store) Mounts(ctx context.Context, name string, o MountOptions) ([]back
 		err = s.lend(ctx, l)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("describe mounts of layer %q: %w", name, err)
+		return nil, s.layerError("describe mounts of", l, err)
 	}
 	if !rec.Sealed && !o.ReadOnly && !o.Describe {
 		l.fresh, l.settled = false, false
@@ -187,7 +186,7 @@ func (s *Store) unmountClient(ctx context.Context, l *layer) error {
 // unmountAll unmounts a layer whatever its count. It wants l.mu.
 func (s *Store) unmountAll(ctx context.Context, l *layer) error {
 	if err := s.detach(ctx, l); err != nil {
-		return fmt.Errorf("unmount layer %q: %w", l.rec.Name, err)
+		return s.layerError("unmount", l, err)
 	}
 	l.count.Store(0)
 	l.views.Store(0)

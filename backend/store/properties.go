@@ -26,10 +26,7 @@ func (s *Store) Usage(ctx context.Context, name string) (u backend.Usage, err er
 	} else {
 		u, err = s.walkUsage(ctx, l.layer)
 	}
-	if err != nil {
-		return u, fmt.Errorf("usage of layer %q: %w", name, interrupted(ctx, err))
-	}
-	return u, nil
+	return u, s.layerError("measure", l.layer, interrupted(ctx, err))
 }
 
 func (s *Store) walkUsage(ctx context.Context, l *layer) (u backend.Usage, err error) {
@@ -63,7 +60,7 @@ func (s *Store) SetLimit(ctx context.Context, name string, bytes int64) error {
 		return fmt.Errorf("layer %q is another name of a sealed layer: %w", name, errdefs.ErrFailedPrecondition)
 	}
 	if err := s.able.limiter.SetLimit(ctx, s.describe(l), bytes); err != nil {
-		return fmt.Errorf("limit layer %q: %w", name, err)
+		return s.layerError("limit", l, err)
 	}
 	return s.update(l, func(r *record) { r.Limit = bytes })
 }
@@ -110,7 +107,7 @@ func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) err
 		return s.mapOwners(ctx, d, from)
 	}
 	if err := s.build(ctx, n, making{fill: copied, sync: s.syncContent}); err != nil {
-		return errors.Join(fmt.Errorf("map owners of layer %q: %w", name, classify(err)), s.abandon(n))
+		return errors.Join(s.layerError("map owners of", l, err), s.abandon(n))
 	}
 	return s.replace(l, n)
 }

@@ -44,7 +44,7 @@ func (s *Store) remove(ctx context.Context, name string, withChildren bool) erro
 	case !first:
 		return r.wait(ctx, name)
 	}
-	return s.carryOut(ctx, l, name, r)
+	return s.carryOut(ctx, l, r)
 }
 
 // removeIf removes a layer that nobody mounts, reads, fills or removes, if the reason for it still holds. still wants Store.mu.
@@ -56,17 +56,17 @@ func (s *Store) removeIf(ctx context.Context, l *layer, still func() bool) (remo
 		l.mu.Unlock()
 		return false, nil
 	}
-	name, r := l.rec.Name, &removal{done: make(chan struct{})}
+	r := &removal{done: make(chan struct{})}
 	l.gone, l.removal = true, r
 	s.mu.Unlock()
 	l.mu.Unlock()
-	return true, s.carryOut(ctx, l, name, r)
+	return true, s.carryOut(ctx, l, r)
 }
 
 // carryOut takes a condemned layer away.
-func (s *Store) carryOut(ctx context.Context, l *layer, name string, r *removal) error {
+func (s *Store) carryOut(ctx context.Context, l *layer, r *removal) error {
 	if err := s.retire(ctx, l); err != nil {
-		err = fmt.Errorf("remove layer %q: %w", name, err)
+		err = s.layerError("remove", l, err)
 		s.mu.Lock()
 		l.gone, l.removal = false, nil
 		s.mu.Unlock()
@@ -255,7 +255,7 @@ func (s *Store) eraseData(ctx context.Context, l *layer) error {
 		return nil
 	}
 	if err := s.backend.Remove(ctx, s.describe(l)); err != nil {
-		return fmt.Errorf("delete layer %q: %w", l.rec.Name, err)
+		return s.layerError("delete", l, err)
 	}
 	return failpoint.Hit("store.remove.deleted")
 }

@@ -243,7 +243,7 @@ func (s *Store) openBackend(ctx context.Context, fresh bool) (err error) {
 		if fresh {
 			_ = os.Remove(dir) // an empty directory is no harm
 		}
-		return fmt.Errorf("backend %s: %w", s.meta.Backend, err)
+		return s.backendError("open", err)
 	}
 	s.able = findAbilities(s.backend)
 	return nil
@@ -261,7 +261,7 @@ func (s *Store) badData(ctx context.Context) map[string]bool {
 	if len(unclear) == 0 || s.able.lister == nil {
 		return unclear
 	}
-	ids, err := s.able.lister.List(ctx)
+	ids, err := s.dataIDs(ctx)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("cannot tell which damaged records have data; taking it that all have")
 		return unclear
@@ -462,7 +462,7 @@ func (s *Store) Close(ctx context.Context) error {
 
 func (s *Store) release() (err error) {
 	if s.able.closer != nil {
-		err = s.able.closer.Close()
+		err = s.backendError("close", s.able.closer.Close())
 	}
 	if s.lock != nil {
 		err = errors.Join(err, s.lock.Close())
@@ -555,7 +555,7 @@ func (s *Store) Info(ctx context.Context) (StoreInfo, error) {
 	}
 	if s.able.reporter != nil {
 		if info.Fields, err = s.able.reporter.Report(ctx); err != nil {
-			return info, fmt.Errorf("backend %s: %w", s.meta.Backend, err)
+			return info, s.backendError("report on", err)
 		}
 	}
 	return info, nil
@@ -607,7 +607,8 @@ func (s *Store) Describe(ctx context.Context, name string) ([]backend.Field, err
 	if err != nil || s.able.describer == nil {
 		return nil, err
 	}
-	return s.able.describer.Describe(ctx, s.describe(l))
+	fields, err := s.able.describer.Describe(ctx, s.describe(l))
+	return fields, s.layerError("describe", l, err)
 }
 
 // List describes all layers, those of additional stores included, sorted by name.

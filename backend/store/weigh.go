@@ -53,7 +53,7 @@ func (s *Store) weigh(ctx context.Context, l backend.Layer) (backend.Usage, erro
 		return s.able.meter.Usage(ctx, l)
 	}
 	if s.able.placer == nil {
-		return backend.Usage{}, fmt.Errorf("measure layer %s: %w", l.ID, errdefs.ErrNotImplemented)
+		return backend.Usage{}, fmt.Errorf("measuring a layer takes a mount: %w", errdefs.ErrNotImplemented)
 	}
 	p, err := s.able.placer.Place(ctx, l)
 	if err != nil {

@@ -16,7 +16,6 @@ package vfs
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"strata/backend"
@@ -51,13 +50,6 @@ func New(_ context.Context, env backend.Env, _ Config) (backend.Backend, error) 
 
 // Create copies the nearest parent, or makes a directory. What an unfinished call left is removed first.
 func (v *vfs) Create(ctx context.Context, l backend.Layer) error {
-	if err := v.create(ctx, l); err != nil {
-		return fmt.Errorf("create layer %s: %w", l.ID, err)
-	}
-	return nil
-}
-
-func (v *vfs) create(ctx context.Context, l backend.Layer) error {
 	if parent := l.Parent(); parent != "" {
 		return v.copyOf(ctx, l, parent)
 	}
@@ -92,18 +84,13 @@ func (v *vfs) copyOf(ctx context.Context, l backend.Layer, other string) error {
 
 // Clone copies the template.
 func (v *vfs) Clone(ctx context.Context, l, template backend.Layer) error {
-	if err := v.copyOf(ctx, l, template.ID); err != nil {
-		return fmt.Errorf("clone layer %s from %s: %w", l.ID, template.ID, err)
-	}
-	return nil
+	return v.copyOf(ctx, l, template.ID)
 }
 
 // Remove deletes the tree.
 func (v *vfs) Remove(ctx context.Context, l backend.Layer) error {
-	if _, err := v.clear(ctx, l.ID); err != nil {
-		return fmt.Errorf("remove layer %s: %w", l.ID, err)
-	}
-	return nil
+	_, err := v.clear(ctx, l.ID)
+	return err
 }
 
 // clear removes what there is of a layer, and returns where it was.
@@ -120,13 +107,9 @@ func (v *vfs) clear(ctx context.Context, id string) (dir string, err error) {
 func (v *vfs) Usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
 	dir, err := v.Find(l.ID)
 	if err != nil {
-		return backend.Usage{}, fmt.Errorf("measure layer %s: %w", l.ID, err)
+		return backend.Usage{}, err
 	}
-	u, err := tree.Usage(ctx, dir)
-	if err != nil {
-		return backend.Usage{}, fmt.Errorf("measure layer %s: %w", l.ID, err)
-	}
-	return u, nil
+	return tree.Usage(ctx, dir)
 }
 
 // Report tells where the layers are.

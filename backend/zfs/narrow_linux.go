@@ -18,15 +18,7 @@ import (
 
 // Narrow finds the objects that changed since the parent's snapshot, and with them the directories above
 // them (see the package comment). A layer that is not sealed gets a snapshot for a moment.
-func (z *zfs) Narrow(ctx context.Context, l backend.Layer, upper, lower string) (func(dev, ino uint64) bool, error) {
-	unchanged, err := z.narrow(ctx, l, upper, lower)
-	if err != nil {
-		return nil, fmt.Errorf("find what changed in layer %s: %w", l.ID, err)
-	}
-	return unchanged, nil
-}
-
-func (z *zfs) narrow(ctx context.Context, l backend.Layer, upper, lower string) (_ func(dev, ino uint64) bool, err error) {
+func (z *zfs) Narrow(ctx context.Context, l backend.Layer, upper, lower string) (_ func(dev, ino uint64) bool, err error) {
 	dataset, err := z.find(ctx, l.ID)
 	if err != nil {
 		return nil, err

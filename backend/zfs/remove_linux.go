@@ -33,17 +33,10 @@ type outcome struct {
 // what is in the way: datasets that were made below it, others' clones, held snapshots; ErrUnavailable says that it is
 // still mounted somewhere.
 func (z *zfs) Remove(ctx context.Context, l backend.Layer) error {
-	err := backend.CheckID(l.ID)
-	if err == nil {
-		err = z.remove(ctx, z.dataset(l.ID))
+	if err := backend.CheckID(l.ID); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("remove layer %s: %w", l.ID, err)
-	}
-	return failpoint.Hit("zfs.remove.destroyed")
-}
-
-func (z *zfs) remove(ctx context.Context, dataset string) error {
+	dataset := z.dataset(l.ID)
 	o, err := z.destroy(ctx, dataset)
 	if err == nil && unix.Errno(o.Errno) == unix.EBUSY && z.unmount(ctx, dataset) {
 		o, err = z.destroy(ctx, dataset)
@@ -51,7 +44,10 @@ func (z *zfs) remove(ctx context.Context, dataset string) error {
 	if err != nil {
 		return err
 	}
-	return o.err(dataset)
+	if err := o.err(dataset); err != nil {
+		return err
+	}
+	return failpoint.Hit("zfs.remove.destroyed")
 }
 
 // destroy runs removal.

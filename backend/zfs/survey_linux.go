@@ -51,7 +51,7 @@ func (r row) id() string { return r.name[strings.LastIndexByte(r.name, '/')+1:] 
 func (z *zfs) List(ctx context.Context) ([]string, error) {
 	rows, err := z.list(ctx, "filesystem", 1)
 	if err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
+		return nil, err
 	}
 	var ids []string
 	for _, r := range rows {
@@ -70,7 +70,7 @@ const leftover = time.Hour
 func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error) {
 	rows, err := z.list(ctx, "filesystem,volume,snapshot", 2)
 	if err != nil {
-		return nil, fmt.Errorf("survey %s: %w", z.parent, err)
+		return nil, err
 	}
 	layers := map[string]bool{}
 	for _, r := range rows {
@@ -82,7 +82,7 @@ func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error)
 	for _, r := range rows {
 		o, err := z.judge(r, layers, repair)
 		if err != nil {
-			return found, fmt.Errorf("survey %s: %w", z.parent, err)
+			return found, err
 		}
 		if o != nil {
 			found = append(found, *o)
@@ -157,7 +157,7 @@ func (z *zfs) adoptable(rows []row) []row {
 func (z *zfs) Adoptable(ctx context.Context) ([]backend.Foundling, error) {
 	rows, err := z.list(ctx, "filesystem", 1)
 	if err != nil {
-		return nil, fmt.Errorf("look for layers to adopt: %w", err)
+		return nil, err
 	}
 	found := z.adoptable(rows)
 	list := make([]backend.Foundling, 0, len(found))
@@ -177,10 +177,8 @@ func (z *zfs) Adopt(ctx context.Context, l backend.Layer) error {
 	if err := backend.CheckID(l.ID); err != nil {
 		return err
 	}
-	if _, err := tool(ctx, nil, "zfs", "set", storeProperty+"="+z.uuid, autoSnapshot+"=false", z.dataset(l.ID)); err != nil {
-		return fmt.Errorf("adopt layer %s: %w", l.ID, err)
-	}
-	return nil
+	_, err := tool(ctx, nil, "zfs", "set", storeProperty+"="+z.uuid, autoSnapshot+"=false", z.dataset(l.ID))
+	return err
 }
 
 // Report tells what Docker's own zfs driver tells, in its order, but as it is now. What cannot be learned is told in

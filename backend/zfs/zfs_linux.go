@@ -101,22 +101,12 @@ func (z *zfs) Create(ctx context.Context, l backend.Layer) error {
 			origins = append(origins, snapshot(place+"/"+parent))
 		}
 	}
-	if err := z.create(ctx, l, origins); err != nil {
-		return fmt.Errorf("create layer %s: %w", l.ID, err)
-	}
-	return nil
+	return z.create(ctx, l, origins)
 }
 
 // Clone makes a clone of the template's snapshot. A template that is not sealed gets a snapshot that goes with the last
 // clone.
 func (z *zfs) Clone(ctx context.Context, l, template backend.Layer) error {
-	if err := z.clone(ctx, l, template); err != nil {
-		return fmt.Errorf("clone layer %s from %s: %w", l.ID, template.ID, err)
-	}
-	return nil
-}
-
-func (z *zfs) clone(ctx context.Context, l, template backend.Layer) error {
 	origin := snapshot(z.dataset(template.ID))
 	if template.Sealed {
 		return z.create(ctx, l, []string{origin})
@@ -233,7 +223,7 @@ func properties(ctx context.Context, dataset string, names ...string) ([]string,
 // makes way: the layer may have been written to since.
 func (z *zfs) Seal(ctx context.Context, l backend.Layer) error {
 	if err := z.seal(ctx, z.dataset(l.ID)); err != nil {
-		return fmt.Errorf("seal layer %s: %w", l.ID, err)
+		return err
 	}
 	return failpoint.Hit("zfs.seal.snapshot-made")
 }
@@ -260,17 +250,15 @@ func (z *zfs) SyncCreated(context.Context, backend.Layer) error { return nil }
 
 // SyncContent waits until the pool's open transaction group is on disk. So does every snapshot.
 func (z *zfs) SyncContent(ctx context.Context, l backend.Layer) error {
-	if _, err := tool(ctx, nil, "zpool", "sync", poolName(z.parent)); err != nil {
-		return fmt.Errorf("sync layer %s: %w", l.ID, err)
-	}
-	return nil
+	_, err := tool(ctx, nil, "zpool", "sync", poolName(z.parent))
+	return err
 }
 
 // Mounts describes the mount of the dataset. Layers of additional stores are looked for by asking zfs.
 func (z *zfs) Mounts(ctx context.Context, l backend.Layer, o backend.MountOptions) ([]backend.Mount, error) {
 	dataset, err := z.find(ctx, l.ID)
 	if err != nil {
-		return nil, fmt.Errorf("mount layer %s: %w", l.ID, err)
+		return nil, err
 	}
 	m := backend.Mount{Type: "zfs", Source: dataset, Options: slices.Clone(z.config.MountOpt)}
 	if o.ReadOnly {
@@ -304,10 +292,7 @@ func (z *zfs) find(ctx context.Context, id string) (string, error) {
 // transaction group: what was written within the last seconds may be missing. Inodes are not counted.
 func (z *zfs) Usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
 	size, err := z.usage(ctx, l)
-	if err != nil {
-		return backend.Usage{}, fmt.Errorf("measure layer %s: %w", l.ID, err)
-	}
-	return backend.Usage{Size: size}, nil
+	return backend.Usage{Size: size}, err
 }
 
 func (z *zfs) usage(ctx context.Context, l backend.Layer) (int64, error) {
@@ -382,10 +367,8 @@ func (z *zfs) SetLimit(ctx context.Context, l backend.Layer, bytes int64) error 
 	if bytes > 0 {
 		quota = "quota=" + strconv.FormatInt(bytes, 10)
 	}
-	if _, err := tool(ctx, nil, "zfs", "set", quota, z.dataset(l.ID)); err != nil {
-		return fmt.Errorf("limit layer %s: %w", l.ID, err)
-	}
-	return nil
+	_, err := tool(ctx, nil, "zfs", "set", quota, z.dataset(l.ID))
+	return err
 }
 
 // Check finds a sealed layer whose snapshot somebody has destroyed, so that it could have no more children. Repair makes
@@ -397,28 +380,23 @@ func (z *zfs) Check(ctx context.Context, l backend.Layer, repair bool) error {
 	snap := snapshot(z.dataset(l.ID))
 	there, err := z.device.exists(snap)
 	switch {
-	case err != nil:
-		return fmt.Errorf("check layer %s: %w", l.ID, err)
-	case there:
-		return nil
+	case err != nil || there:
+		return err
 	case !repair:
-		return fmt.Errorf("check layer %s: somebody has destroyed its snapshot %s, of which children are made: %w", l.ID, snap, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("somebody has destroyed its snapshot %s, of which children are made: %w", snap, errdefs.ErrFailedPrecondition)
 	}
-	if err := z.device.snapshot(snap); err != nil {
-		return fmt.Errorf("check layer %s: %w", l.ID, err)
-	}
-	return nil
+	return z.device.snapshot(snap)
 }
 
 // Describe returns the dataset and what it is a clone of, under the names that Docker's own zfs driver uses.
 func (z *zfs) Describe(ctx context.Context, l backend.Layer) ([]backend.Field, error) {
 	dataset, err := z.find(ctx, l.ID)
 	if err != nil {
-		return nil, fmt.Errorf("describe layer %s: %w", l.ID, err)
+		return nil, err
 	}
 	values, err := properties(ctx, dataset, "origin")
 	if err != nil {
-		return nil, fmt.Errorf("describe layer %s: %w", l.ID, err)
+		return nil, err
 	}
 	fields := []backend.Field{{Name: "Dataset", Value: dataset}}
 	if values[0] != "-" {

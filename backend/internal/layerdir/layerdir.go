@@ -54,11 +54,11 @@ func (d Dirs) Find(id string) (string, error) {
 // Mounts binds the directory. ErrNotImplemented for an SELinux label, which a bind mount cannot have.
 func (d Dirs) Mounts(_ context.Context, l backend.Layer, o backend.MountOptions) ([]backend.Mount, error) {
 	if o.Label != "" {
-		return nil, fmt.Errorf("mount layer %s: only overlay can label a mount for SELinux: %w", l.ID, errdefs.ErrNotImplemented)
+		return nil, fmt.Errorf("only overlay can label a mount for SELinux: %w", errdefs.ErrNotImplemented)
 	}
 	dir, err := d.Find(l.ID)
 	if err != nil {
-		return nil, fmt.Errorf("mount layer %s: %w", l.ID, err)
+		return nil, err
 	}
 	m := backend.Mount{Type: "bind", Source: dir}
 	if o.ReadOnly {
@@ -71,7 +71,7 @@ func (d Dirs) Mounts(_ context.Context, l backend.Layer, o backend.MountOptions)
 func (d Dirs) Place(_ context.Context, l backend.Layer) (backend.Place, error) {
 	dir, err := d.Find(l.ID)
 	if err != nil {
-		return backend.Place{}, fmt.Errorf("find layer %s: %w", l.ID, err)
+		return backend.Place{}, err
 	}
 	return backend.Place{Dir: dir, Whiteouts: backend.WhiteoutsNone}, nil
 }
@@ -80,7 +80,7 @@ func (d Dirs) Place(_ context.Context, l backend.Layer) (backend.Place, error) {
 func (d Dirs) List(context.Context) ([]string, error) {
 	entries, err := os.ReadDir(d.Env.Home)
 	if err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
+		return nil, err
 	}
 	var ids []string
 	for _, e := range entries {
