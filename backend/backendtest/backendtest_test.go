@@ -11,6 +11,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 )
 
 func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
@@ -31,33 +32,9 @@ func TestActive(t *testing.T) {
 	t.Run("crash", func(t *testing.T) { backendtest.Crash(t, f) })
 }
 
-func TestLoopFS(t *testing.T) {
-	for kind, size := range map[string]int64{
-		"ext4": backendtest.SmallExt4, "xfs": backendtest.SmallXFS, "btrfs": backendtest.SmallBtrfs, "tmpfs": 1 << 20,
-	} {
-		t.Run(kind, func(t *testing.T) {
-			dir := ""
-			t.Run("mounted", func(t *testing.T) {
-				dir = backendtest.LoopFS(t, kind, size, "")
-				mounts, err := backendtest.MountsBelow(dir)
-				assert.NilError(t, err)
-				assert.DeepEqual(t, mounts, []string{dir})
-				assert.Equal(t, len(backendtest.LoopDevices(filepath.Dir(filepath.Dir(dir)))) == 1, kind != "tmpfs")
-			})
-			if dir == "" {
-				t.Skip("needs root: mounts file systems")
-			}
-			mounts, err := backendtest.MountsBelow(dir)
-			assert.NilError(t, err)
-			assert.Equal(t, len(mounts), 0)
-			assert.Equal(t, len(backendtest.LoopDevices(filepath.Dir(filepath.Dir(dir)))), 0)
-		})
-	}
-}
-
 // TestTreesDiffer makes sure that the comparison all rows rest on sees every kind of difference.
 func TestTreesDiffer(t *testing.T) {
-	dir := backendtest.LoopFS(t, "tmpfs", 16<<20, "")
+	dir := loopfs.New(t, "tmpfs", 16<<20, "")
 	when := time.Unix(1e9, 1)
 	base := backendtest.Steps(
 		backendtest.CreateFile("f", []byte("same"), 0o644), backendtest.SetTime("f", when),
@@ -135,7 +112,7 @@ func show(list []backend.Change) string {
 
 // TestGenerators: the same seed makes the same tree, another seed another one.
 func TestGenerators(t *testing.T) {
-	dir := backendtest.LoopFS(t, "tmpfs", 64<<20, "")
+	dir := loopfs.New(t, "tmpfs", 64<<20, "")
 	for name, seed := range map[string]uint64{"a": 1, "b": 1, "c": 2} {
 		assert.NilError(t, backendtest.Mkdir(name, 0o755)(dir))
 		assert.NilError(t, backendtest.Steps(backendtest.Root(seed, 300), backendtest.Churn(seed, 50, 300))(filepath.Join(dir, name)))
@@ -151,7 +128,7 @@ func TestGenerators(t *testing.T) {
 
 // TestLedger makes sure that a leak is seen: the checks of all rows rest on it.
 func TestLedger(t *testing.T) {
-	dir := backendtest.LoopFS(t, "tmpfs", 1<<20, "")
+	dir := loopfs.New(t, "tmpfs", 1<<20, "")
 	before := backendtest.NewLedger(t, dir)
 	left, err := before.Left()
 	assert.NilError(t, err)

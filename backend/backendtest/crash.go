@@ -22,6 +22,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -53,7 +54,7 @@ func Crash(t *testing.T, f Factory) {
 	if root := os.Getenv(envCrashRoot); root != "" {
 		os.Exit(crashChild(f, root))
 	}
-	c := crashSuite{f: f, dir: LoopFS(t, f.FS, suiteSize, f.MountOptions)}
+	c := crashSuite{f: f, dir: loopfs.New(t, f.FS, suiteSize, f.MountOptions)}
 	c.empty = c.emptyHome(t)
 	points := c.trace(t, nil)
 	t.Logf("%d failpoints, %d different", len(points), len(distinct(points)))
@@ -149,7 +150,7 @@ func (c crashSuite) place(t *testing.T) (root, journal string) {
 	dir, err := os.MkdirTemp(c.dir, "run")
 	assert.NilError(t, err)
 	t.Cleanup(func() {
-		if left, err := MountsBelow(dir); err != nil || len(left) > 0 {
+		if left, err := loopfs.MountsBelow(dir); err != nil || len(left) > 0 {
 			t.Errorf("mounts left: %q, %v", left, err)
 			return
 		}
@@ -376,7 +377,7 @@ func (r *rig) checkOnlyCountedMounts() {
 			}
 		}
 	}
-	mounts, err := MountsBelow(r.cfg.Root)
+	mounts, err := loopfs.MountsBelow(r.cfg.Root)
 	assert.NilError(r.t, err)
 	for _, m := range mounts {
 		assert.Assert(r.t, counted[m], "%s is mounted, and no layer counts it", m)

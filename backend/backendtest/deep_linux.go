@@ -8,6 +8,7 @@ import (
 
 	"gotest.tools/v3/assert"
 
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -22,7 +23,7 @@ func RunDeep(t *testing.T, f Factory) {
 	t.Helper()
 	Frugal(t, func(t *testing.T) string {
 		t.Helper()
-		dir := filepath.Join(LoopFS(t, f.FS, suiteSize, f.MountOptions), "row")
+		dir := filepath.Join(loopfs.New(t, f.FS, suiteSize, f.MountOptions), "row")
 		r := newRig(t, f, dir, nil)
 		r.create("base", "")
 		r.write("base", CreateFile("file", []byte("x"), 0o644))

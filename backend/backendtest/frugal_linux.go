@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"strata/backend/internal/loopfs"
+
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 )
@@ -40,7 +42,7 @@ func Frugal(t *testing.T, prepare func(t *testing.T) string, use func(t *testing
 // inChild runs use in a process of its own, with what prepare returns in this one.
 func inChild(t *testing.T, prepare func(t *testing.T) string, use func(t *testing.T, dir string)) {
 	t.Helper()
-	requireRoot(t)
+	loopfs.RequireRoot(t)
 	if dir, child := os.LookupEnv(childDir); child {
 		use(t, dir)
 		return
@@ -101,7 +103,7 @@ func EachDepth(t *testing.T, kind string, use func(t *testing.T, dir, name strin
 		t.Run(fmt.Sprintf("%s, %d levels", kind, c.levels), func(t *testing.T) {
 			Frugal(t, func(t *testing.T) string {
 				t.Helper()
-				dir := filepath.Join(LoopFS(t, kind, 8<<30, ""), "deep")
+				dir := filepath.Join(loopfs.New(t, kind, 8<<30, ""), "deep")
 				assert.NilError(t, os.Mkdir(dir, 0o755))
 				assert.NilError(t, Deep(c.name, c.levels, "x")(dir))
 				return dir

@@ -2,10 +2,14 @@
 
 package backendtest
 
-import "testing"
+import (
+	"testing"
+
+	"strata/backend/internal/loopfs"
+)
 
 // Frugal skips the test: it needs /proc.
 func Frugal(t *testing.T, _ func(*testing.T) string, _ func(*testing.T, string)) {
 	t.Helper()
-	requireRoot(t)
+	loopfs.RequireRoot(t)
 }

@@ -9,8 +9,13 @@ import (
 	"syscall"
 	"time"
 
+	"strata/backend/internal/loopfs"
+
 	"golang.org/x/sys/unix"
 )
+
+// zfsMagic is ZFS_SUPER_MAGIC (include/sys/fs/zfs.h).
+const zfsMagic = 0x2fc12fc1
 
 // inode is what lstat tells of a file beyond what package os shows.
 type inode struct {
@@ -121,7 +126,7 @@ func syncFS(path string) error {
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || uint32(st.Type) != zfsMagic {
 		return err
 	}
-	return syncPools()
+	return loopfs.SyncPools()
 }
 
 // freeBytes returns how many bytes can still be written to the file system of path.

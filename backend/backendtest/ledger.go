@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"strata/backend/internal/loopfs"
+
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 )
@@ -53,7 +55,7 @@ func runPrivate(m interface{ Run() int }) (code int, err error) {
 	if err != nil {
 		return code, err
 	}
-	for _, d := range LoopDevices(dir) {
+	for _, d := range loopfs.Devices(dir) {
 		left = append(left, "loop device "+d)
 	}
 	if len(left) > 0 {
@@ -103,7 +105,7 @@ func takeLedger(dir string) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := MountsBelow(dir)
+	mounts, err := loopfs.MountsBelow(dir)
 	if err != nil {
 		return nil, err
 	}

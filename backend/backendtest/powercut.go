@@ -14,6 +14,7 @@ import (
 
 	"gotest.tools/v3/assert"
 
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -41,12 +42,12 @@ const (
 // It skips the test if it does not run as root.
 func PowerCut(t *testing.T, f Factory) {
 	t.Helper()
-	host := LoopFS(t, "xfs", hostSize, "")
+	host := loopfs.New(t, "xfs", hostSize, "")
 	disk := filepath.Join(host, "disk")
-	makeImage(t, disk, f.FS, innerSize, f.MountOptions)
+	loopfs.Make(t, disk, f.FS, innerSize, f.MountOptions)
 	var copies []cutDisk
 	t.Run("load", func(t *testing.T) { // its end unmounts the disk: two copies cannot be mounted at once
-		l := powerLoad{f: f, root: filepath.Join(mountImage(t, disk, f.FS, innerSize, f.MountOptions), "store")}
+		l := powerLoad{f: f, root: filepath.Join(loopfs.Mount(t, disk, f.FS, innerSize, f.MountOptions), "store")}
 		copies = l.run(t, disk)
 	})
 	for i, c := range copies {
@@ -94,7 +95,7 @@ func (l *powerLoad) run(t *testing.T, disk string) (copies []cutDisk) {
 		before := append([]acknowledged(nil), l.done...)
 		l.mu.Unlock()
 		image := fmt.Sprintf("%s-%d", disk, i)
-		command(t, "cp", "--reflink=always", disk, image)
+		loopfs.Command(t, "cp", "--reflink=always", disk, image)
 		copies = append(copies, cutDisk{image, before})
 	}
 	close(stop)
@@ -199,7 +200,7 @@ func powerArchive(seed uint64) []byte {
 
 // verify mounts the copy, which replays the file system's journal, and looks at the store on it.
 func (c cutDisk) verify(t *testing.T, f Factory) {
-	root := filepath.Join(mountImage(t, c.image, f.FS, innerSize, f.MountOptions), "store")
+	root := filepath.Join(loopfs.Mount(t, c.image, f.FS, innerSize, f.MountOptions), "store")
 	if len(c.acknowledged) == 0 {
 		if _, err := os.Stat(root); err != nil {
 			return // cut before there was a store

@@ -17,6 +17,7 @@ import (
 	"gotest.tools/v3/assert/cmp"
 
 	"strata/backend"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -98,7 +99,7 @@ func (r *rig) finish() {
 		r.t.Errorf("remove all layers: %v", err)
 	}
 	r.close()
-	mounts, err := MountsBelow(r.cfg.Root)
+	mounts, err := loopfs.MountsBelow(r.cfg.Root)
 	if err != nil || len(mounts) > 0 {
 		r.t.Errorf("mounts left in the store: %q, %v", mounts, err)
 		return
@@ -165,7 +166,7 @@ func (r *rig) listHome() []string {
 	})
 	assert.NilError(r.t, err)
 	if r.f.FS == "zfs" {
-		names = append(names, datasets(r.t, r.env.UUID)...)
+		names = append(names, loopfs.Datasets(r.t, r.env.UUID)...)
 	}
 	return names
 }

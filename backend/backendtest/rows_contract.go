@@ -8,6 +8,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+	"strata/backend/internal/loopfs"
 )
 
 // contractRows call the backend itself: what package backend promises beyond what the store needs
@@ -107,7 +108,7 @@ func readsRepeatable(r *rig) {
 // describesOnly: Mounts mounts nothing and changes nothing.
 func describesOnly(r *rig) {
 	threeLayers(r)
-	before, err := MountsBelow(r.cfg.Root)
+	before, err := loopfs.MountsBelow(r.cfg.Root)
 	assert.NilError(r.t, err)
 	files := r.readTree(r.env.Home)
 	for _, name := range []string{"base", "middle", "top"} {
@@ -117,7 +118,7 @@ func describesOnly(r *rig) {
 			assert.Assert(r.t, len(m) > 0)
 		}
 	}
-	after, err := MountsBelow(r.cfg.Root)
+	after, err := loopfs.MountsBelow(r.cfg.Root)
 	assert.NilError(r.t, err)
 	assert.DeepEqual(r.t, before, after)
 	r.same(files, r.readTree(r.env.Home), "the backend's directory")
@@ -138,12 +139,12 @@ func removeStopsAtMounts(r *rig) {
 	precious := r.newPlain()
 	assert.NilError(r.t, aSmallTree()(precious))
 	want := r.readTree(precious)
-	command(r.t, "mount", "--bind", precious, place.Dir+"/a/point")
+	loopfs.Command(r.t, "mount", "--bind", precious, place.Dir+"/a/point")
 	err = r.back.Remove(r.ctx(), l)
-	below, lerr := MountsBelow(place.Dir)
+	below, lerr := loopfs.MountsBelow(place.Dir)
 	assert.NilError(r.t, lerr)
 	if len(below) > 0 {
-		command(r.t, "umount", place.Dir+"/a/point")
+		loopfs.Command(r.t, "umount", place.Dir+"/a/point")
 	}
 	r.same(want, r.readTree(precious), "what was mounted in the layer")
 	assert.Assert(r.t, err != nil || len(below) == 0, "Remove says it is done, but the mount is still there")

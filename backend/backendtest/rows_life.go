@@ -14,6 +14,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -198,7 +199,7 @@ func countedMounts(r *rig) {
 	r.unmount("l") // one too many
 	r.unmount("unknown")
 	assert.Equal(r.t, r.stat("l").Mounts, 0)
-	mounts, err := MountsBelow(first)
+	mounts, err := loopfs.MountsBelow(first)
 	assert.NilError(r.t, err)
 	assert.Equal(r.t, len(mounts), 0)
 	assert.Equal(r.t, r.mount("l"), first, "the same place every time")
@@ -217,7 +218,7 @@ func removeMounted(r *rig) {
 	assert.NilError(r.t, err)
 	defer f.Close()
 	r.remove("l")
-	mounts, err := MountsBelow(dir)
+	mounts, err := loopfs.MountsBelow(dir)
 	assert.NilError(r.t, err)
 	assert.Equal(r.t, len(mounts), 0, "%q", mounts)
 	r.unmount("l") // the client's clean-up comes late

@@ -12,6 +12,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -333,7 +334,7 @@ func lentLayers(r *rig) {
 // inactive fails the test if the backend has something prepared for a mount.
 func (r *rig) inactive() {
 	r.t.Helper()
-	left, err := MountsBelow(r.env.Active)
+	left, err := loopfs.MountsBelow(r.env.Active)
 	assert.NilError(r.t, err)
 	assert.Equal(r.t, len(left), 0, "%q", left)
 }

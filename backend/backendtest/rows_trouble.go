@@ -16,6 +16,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -266,22 +267,17 @@ func cancelledCalls(r *rig) {
 		r.unmount("top")
 	}
 	assert.Equal(r.t, r.stat("top").Mounts, 0)
-	mounts, err := MountsBelow(r.cfg.Root)
+	mounts, err := loopfs.MountsBelow(r.cfg.Root)
 	assert.NilError(r.t, err)
 	for _, m := range mounts {
 		assert.Assert(r.t, m != r.stat("top").MountDir, "mounted, but not counted")
 	}
 }
 
-// smallSize is the size of the file system that runDiskFull fills.
-func smallSize(kind string) int64 {
-	return map[string]int64{"xfs": SmallXFS, "btrfs": SmallBtrfs, "ext4": SmallExt4, "tmpfs": SmallExt4, "zfs": SmallZFS}[kind]
-}
-
 // runDiskFull fills a small file system at every stage of a layer's life. Errors are clear, other
 // layers stay whole, and once there is room again everything works.
 func runDiskFull(t *testing.T, f Factory) {
-	dir := filepath.Join(LoopFS(t, f.FS, smallSize(f.FS), f.MountOptions), "full")
+	dir := filepath.Join(loopfs.New(t, f.FS, loopfs.Small(f.FS), f.MountOptions), "full")
 	r := newRig(t, f, dir, nil)
 	defer r.finish()
 	kept := archive(directory("d"), file("d/kept", string(Noise(1, 1<<20))), sym("d", "s"))

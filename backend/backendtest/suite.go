@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"strata/backend"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -55,7 +56,7 @@ func rows() []row {
 // Run runs the conformance suite. It skips the test if it does not run as root.
 func Run(t *testing.T, f Factory) {
 	t.Helper()
-	dir := LoopFS(t, f.FS, suiteSize, f.MountOptions)
+	dir := loopfs.New(t, f.FS, suiteSize, f.MountOptions)
 	leaks := goleak.IgnoreCurrent()
 	for i, w := range rows() {
 		t.Run(strings.ReplaceAll(w.name, " ", "-"), func(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/treediff"
 )
 
@@ -35,7 +36,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{T: t, home: filepath.Join(backendtest.LoopFS(t, "btrfs", fsSize, ""), "home")}
+	r := &rig{T: t, home: filepath.Join(loopfs.New(t, "btrfs", fsSize, ""), "home")}
 	assert.NilError(t, os.Mkdir(r.home, 0o700))
 	ledger := backendtest.NewLedger(t, r.home)
 	t.Cleanup(func() { ledger.Check(t) })
@@ -139,7 +140,7 @@ func command(t testing.TB, args ...string) string {
 }
 
 func TestNewRefusesOtherFileSystems(t *testing.T) {
-	_, err := construct(t.Context(), backend.Env{Home: backendtest.LoopFS(t, "tmpfs", 1<<20, "")})
+	_, err := construct(t.Context(), backend.Env{Home: loopfs.New(t, "tmpfs", 1<<20, "")})
 	assert.ErrorContains(t, err, "does not lie on a btrfs file system")
 	assert.Assert(t, errdefs.IsFailedPrecondition(err), "%v", err)
 }
@@ -389,7 +390,7 @@ func TestStores(t *testing.T) {
 
 // BenchmarkLife is what a container's layer costs: made from a parent of many files, and removed.
 func BenchmarkLife(b *testing.B) {
-	dir := backendtest.LoopFS(b, "btrfs", fsSize, "")
+	dir := loopfs.New(b, "btrfs", fsSize, "")
 	back, err := construct(b.Context(), backend.Env{Home: dir})
 	assert.NilError(b, err)
 	base := backend.Layer{ID: "base"}

@@ -10,6 +10,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/mount"
 	"strata/backend/overlay"
 )
@@ -17,7 +18,7 @@ import (
 // bench makes a backend on a fresh ext4.
 func bench(b *testing.B) (string, backend.Env, backend.Backend) {
 	b.Helper()
-	dir := backendtest.LoopFS(b, "ext4", 1<<30, "")
+	dir := loopfs.New(b, "ext4", 1<<30, "")
 	env := backend.Env{Home: filepath.Join(dir, "home")}
 	assert.NilError(b, os.Mkdir(env.Home, 0o700))
 	back, err := overlay.New(b.Context(), env, overlay.NewConfig())

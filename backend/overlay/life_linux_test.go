@@ -7,7 +7,7 @@ import (
 
 	"gotest.tools/v3/assert"
 
-	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -16,7 +16,7 @@ import (
 func BenchmarkLife(b *testing.B) {
 	for _, mode := range []store.SyncMode{store.SyncNone, store.SyncLayer} {
 		b.Run(string(mode), func(b *testing.B) {
-			root := filepath.Join(backendtest.LoopFS(b, "ext4", 1<<30, ""), "store")
+			root := filepath.Join(loopfs.New(b, "ext4", 1<<30, ""), "store")
 			s, err := store.Open(b.Context(), store.Config{Root: root, Backend: "overlay", New: construct, Sync: mode})
 			assert.NilError(b, err)
 			assert.NilError(b, s.Create(b.Context(), "base", "", store.CreateOptions{}))

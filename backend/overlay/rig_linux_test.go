@@ -14,6 +14,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/mount"
 	"strata/backend/overlay"
 )
@@ -111,8 +112,8 @@ func (r *rig) upper(l *backend.Layer, name string) string {
 
 func loop(t *testing.T, fs string) string {
 	t.Helper()
-	size := map[string]int64{"ext4": backendtest.SmallExt4, "xfs": backendtest.SmallXFS, "btrfs": backendtest.SmallBtrfs, "tmpfs": 64 << 20}[fs]
-	return backendtest.LoopFS(t, fs, size, "")
+	size := map[string]int64{"ext4": loopfs.Small("ext4"), "xfs": loopfs.Small("xfs"), "btrfs": loopfs.Small("btrfs"), "tmpfs": 64 << 20}[fs]
+	return loopfs.New(t, fs, size, "")
 }
 
 // onEach runs a test on every file system that layers are kept on.

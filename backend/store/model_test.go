@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -28,7 +29,7 @@ const modelChecks = "25"
 // TestModel plays random operations, reopening the store among them, on a store and on a map, and
 // compares the two after each.
 func TestModel(t *testing.T) {
-	dir := backendtest.LoopFS(t, "tmpfs", 1<<30, "")
+	dir := loopfs.New(t, "tmpfs", 1<<30, "")
 	checks := flag.Lookup("rapid.checks")
 	if checks.Value.String() == checks.DefValue {
 		assert.NilError(t, checks.Value.Set(modelChecks))
@@ -92,7 +93,7 @@ func (m *model) finish() {
 		}
 	}
 	assert.NilError(m.t, m.store.Close(m.ctx()))
-	mounts, err := backendtest.MountsBelow(m.cfg.Root)
+	mounts, err := loopfs.MountsBelow(m.cfg.Root)
 	assert.NilError(m.t, err)
 	assert.Equal(m.t, len(mounts), 0, "%q", mounts)
 	assert.NilError(m.t, os.RemoveAll(m.cfg.Root))

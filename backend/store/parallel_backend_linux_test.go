@@ -18,6 +18,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/tree"
 )
 
@@ -96,7 +97,7 @@ func (r *referee) born(id string, parents []string) {
 
 // bury notes that a layer is gone, and complains if it is mounted or another one needs it.
 func (r *referee) bury(id string) {
-	mounts, err := backendtest.MountsBelow(r.root)
+	mounts, err := loopfs.MountsBelow(r.root)
 	if err != nil {
 		r.t.Errorf("list mounts: %v", err)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -140,7 +140,7 @@ func (w *worker) run(name string) error {
 	if err != nil {
 		return err
 	}
-	mounted, err := backendtest.MountsBelow(dir)
+	mounted, err := loopfs.MountsBelow(dir)
 	if err != nil || len(mounted) != 1 {
 		return errors.Join(err, fmt.Errorf("%s is mounted %d times", dir, len(mounted)))
 	}
@@ -150,7 +150,7 @@ func (w *worker) run(name string) error {
 	if err := w.store.Unmount(w.ctx, name); err != nil {
 		return err
 	}
-	mounted, err = backendtest.MountsBelow(dir)
+	mounted, err = loopfs.MountsBelow(dir)
 	if err != nil || len(mounted) != 0 {
 		return errors.Join(err, fmt.Errorf("%s is still mounted", dir))
 	}

@@ -12,7 +12,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
-	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -173,7 +173,7 @@ func (p *parallel) checkDirectories(infos []store.Info, recs map[string]diskReco
 	p.sameNames(data, nil, "data", p.cfg.Backend)
 	p.sameNames(logs, maybe, "logs")
 	p.sameNames(mounted, map[string]bool{".active": true, ".own": true}, "mnt*") // beside mnt there is one for each ID map
-	mounts, err := backendtest.MountsBelow(p.cfg.Root)
+	mounts, err := loopfs.MountsBelow(p.cfg.Root)
 	assert.NilError(p.t, err)
 	var on []string
 	for _, m := range mounts {

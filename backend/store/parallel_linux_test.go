@@ -24,6 +24,7 @@ import (
 	"strata/backend"
 	"strata/backend/backendtest"
 	"strata/backend/internal/failpoint"
+	"strata/backend/internal/loopfs"
 	"strata/backend/store"
 )
 
@@ -53,7 +54,7 @@ func TestParallelModel(t *testing.T) {
 		{"without mounts", func(r *referee) newBackend { return r.newPlacing }, true, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			dir := backendtest.LoopFS(t, "tmpfs", 1<<30, "")
+			dir := loopfs.New(t, "tmpfs", 1<<30, "")
 			ignored := goleak.IgnoreCurrent()
 			before := backendtest.NewLedger(t, dir)
 			defer slowDown()()
@@ -116,7 +117,7 @@ func (p *parallel) clear() {
 		return
 	}
 	assert.Check(p.t, p.store.Close(context.Background()))
-	mounts, err := backendtest.MountsBelow(p.cfg.Root)
+	mounts, err := loopfs.MountsBelow(p.cfg.Root)
 	assert.Check(p.t, err)
 	for _, m := range slices.Backward(mounts) {
 		assert.Check(p.t, unix.Unmount(m, unix.MNT_DETACH))

@@ -14,6 +14,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/treediff"
 	"strata/backend/store"
 	"strata/backend/zfs"
@@ -34,7 +35,7 @@ type rig struct {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{TB: t, dir: backendtest.LoopFS(t, "zfs", poolSize, ""), config: zfs.NewConfig(), exact: true}
+	r := &rig{TB: t, dir: loopfs.New(t, "zfs", poolSize, ""), config: zfs.NewConfig(), exact: true}
 	r.pool = strings.TrimSpace(command(t, "zfs", "list", "-H", "-o", "name", r.dir))
 	r.reopen()
 	t.Cleanup(r.empty)

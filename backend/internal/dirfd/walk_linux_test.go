@@ -12,6 +12,7 @@ import (
 
 	"strata/backend/backendtest"
 	"strata/backend/internal/dirfd"
+	"strata/backend/internal/loopfs"
 )
 
 // walked lists what a walk sees, directories first by what they are called.
@@ -163,7 +164,7 @@ func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
 // onEach runs f on each kind of file system that a store may lie on.
 func onEach(t *testing.T, f func(t *testing.T, dir string)) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
-		t.Run(kind, func(t *testing.T) { f(t, backendtest.LoopFS(t, kind, 1<<30, "")) })
+		t.Run(kind, func(t *testing.T) { f(t, loopfs.New(t, kind, 1<<30, "")) })
 	}
 }
 

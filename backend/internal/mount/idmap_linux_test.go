@@ -10,7 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
-	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/mount"
 )
 
@@ -25,7 +25,7 @@ func TestIDMap(t *testing.T) {
 		return [2]uint32{st.Uid, st.Gid}
 	}
 	prepare := func(t *testing.T) (d []string) {
-		dir := backendtest.LoopFS(t, "ext4", backendtest.SmallExt4, "") // tmpfs has idmapped mounts since 6.3 only
+		dir := loopfs.New(t, "ext4", loopfs.Small("ext4"), "") // tmpfs has idmapped mounts since 6.3 only
 		for _, name := range []string{"mapped", "plain", "target"} {
 			in := filepath.Join(dir, name)
 			d = append(d, in)

@@ -13,7 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
-	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/mount"
 	"strata/backend/internal/probe"
 )
@@ -28,7 +28,7 @@ func TestFileSystems(t *testing.T) {
 		"tmpfs": {probe.Reflink: false, probe.ProjectQuota: false}, // idmapped mounts since Linux 6.3
 	} {
 		t.Run(fs, func(t *testing.T) {
-			dir := backendtest.LoopFS(t, fs, backendtest.SmallXFS, "")
+			dir := loopfs.New(t, fs, loopfs.Small("xfs"), "")
 			before, err := os.ReadDir(dir)
 			assert.NilError(t, err)
 			p := probe.New(dir)
@@ -49,7 +49,7 @@ func TestFileSystems(t *testing.T) {
 }
 
 func TestOverlayOption(t *testing.T) {
-	p := probe.New(backendtest.LoopFS(t, "tmpfs", 16<<20, ""))
+	p := probe.New(loopfs.New(t, "tmpfs", 16<<20, ""))
 	assert.NilError(t, p.Test(t.Context(), probe.OverlayOption("redirect_dir=off")))
 	err := p.Test(t.Context(), probe.OverlayOption("no_such_option=off"))
 	assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
@@ -59,7 +59,7 @@ func TestOverlayOption(t *testing.T) {
 
 // TestOnOverlay holds that a directory on an overlay mount is refused for good.
 func TestOnOverlay(t *testing.T) {
-	dir := backendtest.LoopFS(t, "tmpfs", 16<<20, "")
+	dir := loopfs.New(t, "tmpfs", 16<<20, "")
 	for _, d := range []string{"l", "u", "w", "m"} {
 		assert.NilError(t, os.Mkdir(filepath.Join(dir, d), 0o755))
 	}
@@ -73,7 +73,7 @@ func TestOnOverlay(t *testing.T) {
 
 // TestInconclusive holds that what could not be tried is tried again.
 func TestInconclusive(t *testing.T) {
-	dir := backendtest.LoopFS(t, "tmpfs", 16<<20, "")
+	dir := loopfs.New(t, "tmpfs", 16<<20, "")
 	assert.NilError(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 	p := probe.New(dir)
 	err := p.Test(t.Context(), probe.Whiteout)
@@ -86,7 +86,7 @@ func TestInconclusive(t *testing.T) {
 
 // TestRemembered holds that a conclusive answer costs nothing the second time.
 func TestRemembered(t *testing.T) {
-	dir := backendtest.LoopFS(t, "tmpfs", 16<<20, "")
+	dir := loopfs.New(t, "tmpfs", 16<<20, "")
 	p := probe.New(dir)
 	assert.NilError(t, p.Test(t.Context(), probe.Whiteout))
 	assert.Assert(t, errdefs.IsNotImplemented(p.Test(t.Context(), probe.Reflink)))
@@ -97,7 +97,7 @@ func TestRemembered(t *testing.T) {
 
 // TestSweep holds that what a killed process left is removed, and never what was mounted in it.
 func TestSweep(t *testing.T) {
-	dir := backendtest.LoopFS(t, "tmpfs", 16<<20, "")
+	dir := loopfs.New(t, "tmpfs", 16<<20, "")
 	left, precious := filepath.Join(dir, ".probe-123"), filepath.Join(dir, "precious")
 	for _, d := range []string{left, precious} {
 		assert.NilError(t, os.Mkdir(d, 0o755))

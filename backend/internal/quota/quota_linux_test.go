@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
-	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/quota/quotatest"
 )
 
@@ -64,7 +64,7 @@ func TestParseIDs(t *testing.T) {
 func TestNoQuota(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
 		t.Run(fs, func(t *testing.T) {
-			dir := backendtest.LoopFS(t, fs, backendtest.SmallXFS, "")
+			dir := loopfs.New(t, fs, loopfs.Small("xfs"), "")
 			t.Setenv("TMPDIR", "/missing") // as in a plugin
 			_, err := Open(dir)
 			assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)

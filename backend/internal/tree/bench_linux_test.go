@@ -9,12 +9,13 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/tree"
 )
 
 // BenchmarkTree measures, copies and removes a tree like that of a system, of 70,000 names.
 func BenchmarkTree(b *testing.B) {
-	dir := backendtest.LoopFS(b, "tmpfs", 8<<30, "")
+	dir := loopfs.New(b, "tmpfs", 8<<30, "")
 	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
 	assert.NilError(b, os.Mkdir(src, 0o755))
 	assert.NilError(b, backendtest.Root(1, 70_000)(src))

@@ -16,6 +16,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/tree"
 )
 
@@ -80,10 +81,10 @@ func TestCopy(t *testing.T) {
 
 // TestCopyAcross copies between file systems, without reflinks, with copy_file_range and without.
 func TestCopyAcross(t *testing.T) {
-	xfs := backendtest.LoopFS(t, "xfs", fsSize, "")
+	xfs := loopfs.New(t, "xfs", fsSize, "")
 	for _, kind := range []string{"ext4", "btrfs", "tmpfs"} {
 		t.Run(kind, func(t *testing.T) {
-			dir := backendtest.LoopFS(t, kind, fsSize, "")
+			dir := loopfs.New(t, kind, fsSize, "")
 			src, dst := filepath.Join(xfs, kind), filepath.Join(dir, "dst")
 			apply(t, xfs, backendtest.Mkdir(kind, 0o755))
 			apply(t, src, oddities())
@@ -98,7 +99,7 @@ func TestCopyAcross(t *testing.T) {
 func TestCopyReflinks(t *testing.T) {
 	for _, kind := range []string{"xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
-			dir := backendtest.LoopFS(t, kind, fsSize, "")
+			dir := loopfs.New(t, kind, fsSize, "")
 			apply(t, dir, backendtest.Mkdir("src", 0o755), backendtest.CreateFile("src/f", backendtest.Noise(2, 64<<20), 0o644))
 			before := freeBytes(t, dir)
 			assert.NilError(t, tree.Copy(t.Context(), filepath.Join(dir, "src"), filepath.Join(dir, "dst")))
@@ -134,7 +135,7 @@ func TestCopyErrors(t *testing.T) {
 		assert.ErrorIs(t, tree.Copy(ctx, src, filepath.Join(dir, "cancelled")), context.Canceled)
 	})
 	t.Run("disk full", func(t *testing.T) {
-		small := backendtest.LoopFS(t, "tmpfs", 1<<20, "")
+		small := loopfs.New(t, "tmpfs", 1<<20, "")
 		apply(t, dir, backendtest.CreateFile("src/big", backendtest.Noise(1, 4<<20), 0o644))
 		assert.ErrorIs(t, tree.Copy(t.Context(), src, filepath.Join(small, "dst")), unix.ENOSPC)
 	})

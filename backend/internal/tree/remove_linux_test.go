@@ -13,6 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/tree"
 )
 
@@ -31,7 +32,7 @@ func requireRoot(t *testing.T) {
 // onEach runs f on each kind of file system that a store may lie on.
 func onEach(t *testing.T, f func(t *testing.T, dir string)) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
-		t.Run(kind, func(t *testing.T) { f(t, backendtest.LoopFS(t, kind, fsSize, "")) })
+		t.Run(kind, func(t *testing.T) { f(t, loopfs.New(t, kind, fsSize, "")) })
 	}
 }
 
@@ -110,7 +111,7 @@ func manyFiles(dir string, n int) backendtest.Step {
 func TestRemoveAllProtected(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} { // tmpfs has such flags from 6.6 on only
 		t.Run(kind, func(t *testing.T) {
-			dir := backendtest.LoopFS(t, kind, fsSize, "")
+			dir := loopfs.New(t, kind, fsSize, "")
 			apply(t, dir, backendtest.MkdirAll("t/immutable"), backendtest.MkdirAll("t/append"),
 				backendtest.CreateFile("t/immutable/f", nil, 0o644), backendtest.CreateFile("t/append/f", nil, 0o644),
 				backendtest.CreateFile("t/f", nil, 0o644))
@@ -205,7 +206,7 @@ func TestRemoveAllCancelled(t *testing.T) {
 func BenchmarkRemoveAll(b *testing.B) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		b.Run(kind, func(b *testing.B) {
-			dir := backendtest.LoopFS(b, kind, 4<<30, "")
+			dir := loopfs.New(b, kind, 4<<30, "")
 			for b.Loop() {
 				b.StopTimer()
 				for i := range 60 {

@@ -21,6 +21,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/tree"
 	"strata/backend/internal/treediff"
 )
@@ -166,7 +167,7 @@ func TestOwners(t *testing.T) {
 // TestUnchanged holds that only names with equal inode numbers are asked about, and passed over whole.
 func TestUnchanged(t *testing.T) {
 	requireRoot(t)
-	a, b := backendtest.LoopFS(t, "tmpfs", 1<<20, ""), backendtest.LoopFS(t, "tmpfs", 1<<20, "")
+	a, b := loopfs.New(t, "tmpfs", 1<<20, ""), loopfs.New(t, "tmpfs", 1<<20, "")
 	for i, dir := range []string{a, b} { // a fresh tmpfs counts its inodes from the same number on
 		assert.NilError(t, backendtest.Steps(backendtest.MkdirAll("d/e"), backendtest.CreateFile("d/e/f", make([]byte, i), 0o644), backendtest.CreateFile("g", make([]byte, i), 0o644))(dir))
 	}
@@ -218,9 +219,9 @@ func writeAt(path string, at int64, text string) error {
 // TestReflinks: files that share their blocks are the same until one of them is written to.
 func TestReflinks(t *testing.T) {
 	requireRoot(t)
-	for fs, size := range map[string]int64{"xfs": backendtest.SmallXFS, "btrfs": backendtest.SmallBtrfs} {
+	for fs, size := range map[string]int64{"xfs": loopfs.Small("xfs"), "btrfs": loopfs.Small("btrfs")} {
 		t.Run(fs, func(t *testing.T) {
-			dir := backendtest.LoopFS(t, fs, size, "")
+			dir := loopfs.New(t, fs, size, "")
 			lower, upper := filepath.Join(dir, "lower"), filepath.Join(dir, "upper")
 			assert.NilError(t, os.Mkdir(lower, 0o755))
 			for _, name := range []string{"same", "written"} {

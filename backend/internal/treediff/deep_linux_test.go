@@ -12,6 +12,7 @@ import (
 	"strata/backend"
 	"strata/backend/backendtest"
 	"strata/backend/internal/dirfd"
+	"strata/backend/internal/loopfs"
 	"strata/backend/internal/treediff"
 )
 
@@ -27,7 +28,7 @@ func TestDeep(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			backendtest.Frugal(t, func(t *testing.T) string {
-				dir := backendtest.LoopFS(t, "tmpfs", 0, "")
+				dir := loopfs.New(t, "tmpfs", 0, "")
 				for tree, content := range map[string]string{"upper": "1", "lower": "22", "new": ""} {
 					levels := c.levels
 					if content == "" { // each path is written anew

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"strata/backend/backendtest"
+	"strata/backend/internal/loopfs"
 )
 
 // FS returns where a file system of the given kind, "ext4" or "xfs", with project quota switched on is
@@ -24,7 +24,7 @@ func FS(t testing.TB, kind string) string {
 	if lacks(t, option) {
 		t.Skipf("the kernel is built without %s: %s cannot be mounted with quota", option, kind)
 	}
-	return backendtest.LoopFS(t, kind, backendtest.SmallXFS, "prjquota")
+	return loopfs.New(t, kind, loopfs.Small("xfs"), "prjquota")
 }
 
 // lacks reads the kernel's own build configuration; false where it does not show one.

@@ -1,4 +1,4 @@
-package backendtest
+package loopfs
 
 import (
 	"context"
@@ -11,9 +11,6 @@ import (
 	"testing"
 	"time"
 )
-
-// zfsMagic is ZFS_SUPER_MAGIC (include/sys/fs/zfs.h).
-const zfsMagic = 0x2fc12fc1
 
 // poolPrefix begins the names of the pools that tests make.
 const poolPrefix = "strata-test-"
@@ -33,7 +30,7 @@ func poolOn(t testing.TB, image string, size int64) string {
 	dir := filepath.Join(t.TempDir(), "fs")
 	makeSparse(t, image, size)
 	pool := poolPrefix + strings.ToLower(rand.Text()[:8])
-	command(t, "zpool", "create", "-f", "-m", dir, pool, image)
+	Command(t, "zpool", "create", "-f", "-m", dir, pool, image)
 	t.Cleanup(func() { destroyPool(t, pool, dir) })
 	return dir
 }
@@ -48,7 +45,7 @@ func destroyPool(t testing.TB, pool, dir string) {
 	for i := len(below) - 1; i >= 0; i-- {
 		if below[i] != dir {
 			t.Errorf("mount left behind: %s", below[i])
-			command(t, "umount", "-l", below[i])
+			Command(t, "umount", "-l", below[i])
 		}
 	}
 	var out []byte
@@ -60,8 +57,8 @@ func destroyPool(t testing.TB, pool, dir string) {
 	t.Errorf("zpool destroy %s: %v: %s", pool, err, out)
 }
 
-// datasets lists the datasets and snapshots that belong to a store, whatever pool they are in.
-func datasets(t testing.TB, uuid string) []string {
+// Datasets lists the datasets and snapshots that belong to a store, whatever pool they are in.
+func Datasets(t testing.TB, uuid string) []string {
 	t.Helper()
 	out, err := tool("zfs", "list", "-H", "-o", "name,strata:store", "-t", "all")
 	if err != nil {
@@ -76,9 +73,9 @@ func datasets(t testing.TB, uuid string) []string {
 	return names
 }
 
-// syncPools waits until what was written and what was freed so far is on disk: what is freed in one transaction
+// SyncPools waits until what was written and what was freed so far is on disk: what is freed in one transaction
 // group can be used in the next but one.
-func syncPools() error {
+func SyncPools() error {
 	for range 3 {
 		if out, err := tool("zpool", "sync"); err != nil {
 			return fmt.Errorf("zpool sync: %w: %s", err, out)

@@ -1,4 +1,4 @@
-package backendtest
+package loopfs
 
 import (
 	"fmt"
@@ -11,15 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Smallest sizes that mkfs accepts, with a little air: mkfs.xfs 6.1 asks for 300 MiB, mkfs.btrfs
-// 6.2 for 109 MiB.
-const (
-	SmallXFS   = 320 << 20
-	SmallBtrfs = 128 << 20
-	SmallExt4  = 64 << 20
-	SmallZFS   = 256 << 20 // half of which it keeps for itself (spa_misc.c, spa_min_slop)
-)
-
 // commandTimeout bounds mkfs, mount and umount; all of them take well under a second.
 const commandTimeout = 2 * time.Minute
 
@@ -27,7 +18,7 @@ const commandTimeout = 2 * time.Minute
 // looks at all block devices of the machine meanwhile, such as blkid, keeps it open.
 const loopPatience = 20 * time.Second
 
-// LoopFS makes a file system of the given kind ("ext4", "xfs", "btrfs", "zfs" or "tmpfs") of size bytes
+// New makes a file system of the given kind ("ext4", "xfs", "btrfs", "zfs" or "tmpfs") of size bytes
 // on a sparse file and a loop device of its own, mounts it in a private place and returns where.
 // mountOptions are as for mount -o, "" for none; with prjquota, ext4 is made with project quota. The
 // sparse file is in memory, where a flush costs nothing, but that of a benchmark on disk. With "zfs" it is
@@ -37,26 +28,26 @@ const loopPatience = 20 * time.Second
 // The test's clean-up unmounts it and gives the loop device back. Mounts that are left below it,
 // or a device that stays busy, fail the test, and are torn down all the same. It skips the test if
 // it does not run as root.
-func LoopFS(t testing.TB, kind string, size int64, mountOptions string) string {
+func New(t testing.TB, kind string, size int64, mountOptions string) string {
 	t.Helper()
-	requireRoot(t)
+	RequireRoot(t)
 	if kind == "tmpfs" {
-		return mountImage(t, "", kind, size, mountOptions)
+		return Mount(t, "", kind, size, mountOptions)
 	}
 	dir := t.TempDir()
 	if _, measured := t.(*testing.B); !measured {
-		dir = mountImage(t, "", "tmpfs", size, "")
+		dir = Mount(t, "", "tmpfs", size, "")
 	}
 	image := filepath.Join(dir, "image")
 	if kind == "zfs" {
 		return poolOn(t, image, size)
 	}
-	makeImage(t, image, kind, size, mountOptions)
-	return mountImage(t, image, kind, size, mountOptions)
+	Make(t, image, kind, size, mountOptions)
+	return Mount(t, image, kind, size, mountOptions)
 }
 
-// makeImage writes an empty file system to a new sparse file.
-func makeImage(t testing.TB, image, kind string, size int64, mountOptions string) {
+// Make writes an empty file system to a new sparse file.
+func Make(t testing.TB, image, kind string, size int64, mountOptions string) {
 	t.Helper()
 	makeSparse(t, image, size)
 	args := map[string][]string{
@@ -70,7 +61,7 @@ func makeImage(t testing.TB, image, kind string, size int64, mountOptions string
 	if kind == "ext4" && strings.Contains(mountOptions, "prjquota") {
 		args = append(args, "-O", "quota,project")
 	}
-	command(t, append(args, image)...)
+	Command(t, append(args, image)...)
 }
 
 // makeSparse makes an empty file that looks size bytes long.
@@ -88,8 +79,8 @@ func makeSparse(t testing.TB, image string, size int64) {
 	}
 }
 
-// mountImage mounts an image, or a tmpfs, until the test ends.
-func mountImage(t testing.TB, image, kind string, size int64, mountOptions string) string {
+// Mount mounts an image, or a tmpfs, until the test ends.
+func Mount(t testing.TB, image, kind string, size int64, mountOptions string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "fs")
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -102,7 +93,7 @@ func mountImage(t testing.TB, image, kind string, size int64, mountOptions strin
 	if mountOptions != "" {
 		options += "," + mountOptions
 	}
-	command(t, "mount", "-t", kind, "-o", options, source, dir)
+	Command(t, "mount", "-t", kind, "-o", options, source, dir)
 	t.Cleanup(func() { releaseImage(t, image, dir) })
 	return dir
 }
@@ -138,7 +129,7 @@ func releaseImage(t testing.TB, image, dir string) {
 		return
 	}
 	for deadline := time.Now().Add(loopPatience); ; time.Sleep(20 * time.Millisecond) {
-		left := LoopDevices(image)
+		left := Devices(image)
 		if len(left) == 0 || pinned() {
 			return
 		}
@@ -207,8 +198,8 @@ func MountsBelow(dir string) ([]string, error) {
 	return points, nil
 }
 
-// LoopDevices returns the loop devices whose backing file lies at or below path.
-func LoopDevices(path string) []string {
+// Devices returns the loop devices whose backing file lies at or below path.
+func Devices(path string) []string {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		panic(err) // the pattern is constant
@@ -223,8 +214,8 @@ func LoopDevices(path string) []string {
 	return found
 }
 
-// command runs a program that must succeed.
-func command(t testing.TB, args ...string) {
+// Command runs a program that must succeed.
+func Command(t testing.TB, args ...string) {
 	t.Helper()
 	out, err := tool(args...)
 	if err != nil {
@@ -232,7 +223,8 @@ func command(t testing.TB, args ...string) {
 	}
 }
 
-func requireRoot(t testing.TB) {
+// RequireRoot skips a test that does not run as root.
+func RequireRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes and mounts file systems")
