@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"path"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/idmap"
 )
 
@@ -107,7 +107,7 @@ func (b *below) Lookup(name string) (*backend.Node, error) {
 	}
 	f, err := b.walker.lookup(lowers, path.Join(rest, base))
 	if f == nil || err != nil {
-		return nil, ignoreVanished(err)
+		return nil, dirfd.IgnoreVanished(err)
 	}
 	return b.node(f)
 }
@@ -144,11 +144,11 @@ func (b *below) open(dir string) ([]lower, error) {
 		part, _, _ := strings.Cut(dir[len(at.dir)+1:], "/")
 		f, err := b.walker.lookup(at.lowers, part)
 		if f == nil || err != nil {
-			return nil, ignoreVanished(err)
+			return nil, dirfd.IgnoreVanished(err)
 		}
 		lowers, err := f.open(at.lowers, part)
 		if lowers == nil || err != nil {
-			return nil, ignoreVanished(err)
+			return nil, dirfd.IgnoreVanished(err)
 		}
 		at = farDir{dir: dir[:len(at.dir)+1+len(part)], lowers: lowers}
 		at.shorten(part)
@@ -195,7 +195,7 @@ func (b *below) keep(m farDir) {
 // descend opens a directory in each of those that it shows in.
 func descend(lowers []lower, dir string) (opened []lower, err error) {
 	for _, l := range lowers {
-		d, err := l.Descend(dir)
+		d, err := l.Open(dir)
 		if err != nil {
 			closeAll(opened)
 			return nil, err
@@ -218,7 +218,7 @@ func (b *below) stack(dir string) ([]lower, error) {
 		return nil, err
 	}
 	f, err := b.walker.lookup(above, dir)
-	if err = ignoreVanished(err); err != nil {
+	if err = dirfd.IgnoreVanished(err); err != nil {
 		return nil, err
 	}
 	var s []lower
@@ -244,7 +244,7 @@ func (b *below) Names(dir string) ([]string, error) {
 	}
 	var all []string
 	for _, l := range lowers {
-		d, err := l.Descend(rest)
+		d, err := l.Open(rest)
 		if err != nil {
 			return nil, err
 		}
@@ -262,7 +262,7 @@ func (b *below) Names(dir string) ([]string, error) {
 	seen := all[:0]
 	for _, name := range all {
 		f, err := b.walker.lookup(lowers, path.Join(rest, name))
-		if err = ignoreVanished(err); err != nil {
+		if err = dirfd.IgnoreVanished(err); err != nil {
 			return nil, err
 		}
 		if f != nil {
@@ -301,24 +301,16 @@ func (b *below) describe(n *backend.Node, f *found) (err error) {
 	if n.UID, n.GID, err = idmap.Owner(f.ids, ids, n.UID, n.GID); err != nil {
 		return err
 	}
-	names, err := readXattr(func(buf []byte) (int, error) { return f.top.Dir.ListXattrs(f.top.Name, buf) })
+	list, err := f.top.Dir.File(f.top.Name).Xattrs(b.walker.marks.isNone)
 	if err != nil {
 		return err
 	}
 	n.Xattrs = map[string]string{}
-	for _, raw := range bytes.Split(bytes.TrimSuffix(names, []byte{0}), []byte{0}) {
-		name := string(raw)
-		if name == "" || strings.HasPrefix(name, b.walker.marks.prefix) {
-			continue
-		}
-		value, err := readXattr(func(buf []byte) (int, error) { return f.top.Dir.Xattr(f.top.Name, name, buf) })
-		if err == nil {
-			err = idmap.Attribute(f.ids, ids, name, value)
-		}
-		if err != nil {
+	for _, x := range list {
+		if err := idmap.Attribute(f.ids, ids, x.Name, x.Value); err != nil {
 			return err
 		}
-		n.Xattrs[name] = string(value)
+		n.Xattrs[x.Name] = string(x.Value)
 	}
 	return nil
 }

@@ -261,7 +261,7 @@ func (w *walker) checkContent(f *file) error {
 	if !w.content || f.Kind() != unix.S_IFREG {
 		return nil
 	}
-	return ignoreVanished(w.marks.refuseMetacopy(f))
+	return dirfd.IgnoreVanished(w.marks.refuseMetacopy(f))
 }
 
 // compare returns what to list a file or directory of the upper tree as, if it differs.
@@ -269,9 +269,9 @@ func (w *walker) compare(upper *file, below *found) (backend.ChangeKind, bool, e
 	kind := backend.Added
 	var top *treediff.File
 	var ids *backend.IDMap
-	upper.Marks = w.marks.prefix
+	upper.Marks = w.marks.kind
 	if below != nil {
-		below.top.Marks = w.marks.prefix
+		below.top.Marks = w.marks.kind
 		kind, top, ids = backend.Modified, &below.top.File, below.ids
 	}
 	differs, err := w.links.Differ(&upper.File, w.ids, top, ids)
@@ -282,14 +282,14 @@ func (w *walker) compare(upper *file, below *found) (backend.ChangeKind, bool, e
 func (w *walker) subdirectory(upper *file, below *found) error {
 	mark, err := w.marks.ofDirectory(upper)
 	if err != nil {
-		return ignoreVanished(err)
+		return dirfd.IgnoreVanished(err)
 	}
 	kind, differs, err := w.compare(upper, below)
 	if err != nil {
 		return err
 	}
 	if err := w.upper.Enter(upper.Name); err != nil {
-		return ignoreVanished(err)
+		return dirfd.IgnoreVanished(err)
 	}
 	above := w.stack[len(w.stack)-1]
 	sub := directory{hidden: above.hidden || mark == opaque}

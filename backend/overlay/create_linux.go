@@ -1,18 +1,16 @@
 package overlay
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/probe"
 	"strata/backend/internal/tree"
@@ -71,55 +69,24 @@ func (o *overlay) makeRoot(l backend.Layer, diff string) error {
 	return o.copyRoot(filepath.Join(parent, diffDir), diff)
 }
 
-// copyRoot gives the directory to the owner, extended attributes and mode of from. The marks of this overlay's
-// mounts are not part of them.
+// copyRoot gives the directory to the owner, extended attributes and mode of from. Marks of overlayfs are not part of
+// them.
 func (o *overlay) copyRoot(from, to string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: from, Err: err}
-	}
-	if err := os.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+	source, err := dirfd.Open(from)
+	if err != nil {
 		return err
 	}
-	names, err := readXattr(func(buf []byte) (int, error) { return unix.Llistxattr(from, buf) })
+	defer source.Close()
+	made, err := dirfd.Open(to)
 	if err != nil {
-		return &os.PathError{Op: "list attributes of", Path: from, Err: err}
+		return err
 	}
-	for _, b := range bytes.Split(bytes.TrimSuffix(names, []byte{0}), []byte{0}) {
-		name := string(b)
-		if name == "" || strings.HasPrefix(name, o.marks().prefix) {
-			continue
-		}
-		value, err := readXattr(func(buf []byte) (int, error) { return unix.Lgetxattr(from, name, buf) })
-		if err != nil {
-			return &os.PathError{Op: "read " + name + " of", Path: from, Err: err}
-		}
-		if err := unix.Lsetxattr(to, name, value, 0); err != nil {
-			return &os.PathError{Op: "set " + name + " of", Path: to, Err: err}
-		}
-	}
-	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
-		return &os.PathError{Op: "chmod", Path: to, Err: err}
-	}
-	return nil
-}
-
-// readXattr calls get with a small buffer, and with the largest there can be if the answer does not
-// fit. A file system without attributes, or a file without this one, has an empty answer.
-func readXattr(get func(buf []byte) (int, error)) ([]byte, error) {
-	buf := make([]byte, 256)
-	n, err := get(buf)
-	if errors.Is(err, unix.ERANGE) {
-		buf = make([]byte, 64<<10) // XATTR_LIST_MAX and XATTR_SIZE_MAX, include/uapi/linux/limits.h
-		n, err = get(buf)
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODATA) {
-		return nil, nil
-	}
+	defer made.Close()
+	st, err := source.Self().Stat()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return buf[:n], nil
+	return tree.CopyAttributes(source.Self(), made.Self(), &st, o.marks().isNone)
 }
 
 // Remove deletes the layer's directories, and drops its size limit.

@@ -1,13 +1,12 @@
 package overlay
 
 import (
-	"errors"
 	"fmt"
-	"os"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"strata/backend"
 	"strata/backend/internal/dirfd"
 	"strata/backend/internal/treediff"
 )
@@ -27,40 +26,24 @@ func lstat(d dirfd.Dir, name string) (*file, error) {
 func (f *file) isDevice0() bool { return f.Kind() == unix.S_IFCHR && f.Stat.Rdev == 0 }
 
 // xattr returns nil, false for an attribute that the file does not have.
-func (f *file) xattr(name string) ([]byte, bool, error) {
-	proc := f.Dir.Proc(f.Name)
-	missing := false
-	value, err := readXattr(func(buf []byte) (int, error) {
-		n, err := unix.Lgetxattr(proc, name, buf)
-		missing = errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP)
-		return n, err
-	})
-	if err != nil {
-		return nil, false, &os.PathError{Op: "read " + name + " of", Path: f.Path(), Err: err}
-	}
-	return value, !missing, nil
-}
-
-// vanished reports whether an error is that of a file that is gone since it was listed.
-func vanished(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
-
-func ignoreVanished(err error) error {
-	if vanished(err) {
-		return nil
-	}
-	return err
-}
+func (f *file) xattr(name string) ([]byte, bool, error) { return f.Dir.File(f.Name).Xattr(name) }
 
 // marks reads overlayfs's own attributes.
-type marks struct{ prefix string }
+type marks struct {
+	prefix string
+	kind   backend.Whiteouts
+}
 
 // marks returns how this overlay's mounts mark files.
 func (o *overlay) marks() marks {
 	if o.userXattr {
-		return marks{"user.overlay."}
+		return marks{"user.overlay.", backend.WhiteoutsOverlayUser}
 	}
-	return marks{"trusted.overlay."}
+	return marks{"trusted.overlay.", backend.WhiteoutsOverlay}
 }
+
+// isNone reports whether an attribute is no mark.
+func (m marks) isNone(name string) bool { return dirfd.RoleOf(name, m.kind) != dirfd.Mark }
 
 // isWhiteout reports whether a file stands for a deletion.
 func (m marks) isWhiteout(f *file) (bool, error) {
@@ -71,7 +54,7 @@ func (m marks) isWhiteout(f *file) (bool, error) {
 		return false, nil
 	}
 	_, marked, err := f.xattr(m.prefix + markWhiteout)
-	return marked, ignoreVanished(err)
+	return marked, dirfd.IgnoreVanished(err)
 }
 
 // ofDirectory reads a directory's marks. ErrNotImplemented for one whose content lies elsewhere.

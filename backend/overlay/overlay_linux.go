@@ -198,12 +198,7 @@ func (o *overlay) List(context.Context) ([]string, error) {
 }
 
 // whiteouts is how this overlay's mounts mark deletions.
-func (o *overlay) whiteouts() backend.Whiteouts {
-	if o.userXattr {
-		return backend.WhiteoutsOverlayUser
-	}
-	return backend.WhiteoutsOverlay
-}
+func (o *overlay) whiteouts() backend.Whiteouts { return o.marks().kind }
 
 // Place is the upper directory. A base layer needs no whiteouts: there is nothing below to hide, and
 // its bind mount would show them.

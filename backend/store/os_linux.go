@@ -21,11 +21,11 @@ const lockPatience = 2 * time.Second
 // lockExclusive takes a flock(2) that ends with the file. ErrUnavailable, with the name of who has it, if somebody keeps it.
 func lockExclusive(f *os.File) error {
 	for deadline := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := dirfd.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 		if err == nil {
 			return nil
 		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 		}
 		if time.Now().After(deadline) {
@@ -40,10 +40,14 @@ func disinherit(dir string) error {
 	if err := os.Chown(dir, os.Geteuid(), int(ourGroup())); err != nil {
 		return err
 	}
-	for _, name := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
-		err := unix.Removexattr(dir, name)
-		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
-			return &os.PathError{Op: "remove " + name + " of", Path: dir, Err: err}
+	d, err := dirfd.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for _, name := range []string{dirfd.DefaultACL, dirfd.ACL} {
+		if err := d.Self().RemoveXattr(name); err != nil {
+			return err
 		}
 	}
 	return os.Chmod(dir, closedMode)
@@ -80,13 +84,7 @@ func lstatFar(dir, path string) (st unix.Stat_t, err error) {
 		return st, err
 	}
 	defer root.Close()
-	parent, name := filepath.Split(strings.TrimPrefix(path, "/"))
-	d, err := root.Descend(filepath.Clean(parent))
-	if err != nil {
-		return st, err
-	}
-	defer d.Close()
-	return st, unix.Fstatat(d.FD, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return root.Lstat(strings.TrimPrefix(path, "/"))
 }
 
 // oneJournal tells whether two directories are on the same file system, and that is one which writes

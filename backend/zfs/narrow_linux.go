@@ -195,15 +195,10 @@ func (f *finder) list(dir string) error {
 		return nil
 	}
 	f.dirs[dir] = true
-	fd, err := openBeneath(f.upper, dir)
+	d, err := f.upper.Open(relative(dir))
 	if vanished(err) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(fd) }() // nothing was written
-	d, err := dirfd.Dir{FD: fd, Path: path.Join(f.upper.Path, dir)}.Open(".")
 	if err != nil {
 		return err
 	}
@@ -221,54 +216,28 @@ func (f *finder) list(dir string) error {
 }
 
 // lstat looks at a file of the upper tree. No symbolic link is followed, and no mount crossed.
-func (f *finder) lstat(name string) (st unix.Stat_t, err error) {
-	fd, err := openBeneath(f.upper, name)
-	if err != nil {
-		return st, err
-	}
-	defer func() { _ = unix.Close(fd) }() // nothing was written
-	return st, unix.Fstat(fd, &st)
-}
+func (f *finder) lstat(name string) (unix.Stat_t, error) { return f.upper.Lstat(relative(name)) }
 
-// openBeneath opens a file by its path in a tree, to look at it.
-func openBeneath(d dirfd.Dir, name string) (int, error) {
-	name = "." + path.Clean("/"+name)
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for {
-		fd, err := unix.Openat2(d.FD, name, &how)
-		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
-			return fd, err
-		}
-	}
-}
+// relative makes of a path from the root of a dataset one that begins there.
+func relative(name string) string { return path.Clean("." + path.Clean("/"+name)) }
 
 // vanished tells that a file is not where it was a moment ago.
-func vanished(err error) bool {
-	for _, e := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV, unix.ESTALE} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
+func vanished(err error) bool { return dirfd.Vanished(err) || dirfd.IsMountPoint(err) }
 
 // differs tells whether a file with several names differs from what has this one of its names in the lower tree.
 // If it does not, it does not differ anywhere: where other files have the others, directories have changed.
 func (f *finder) differs(name string) (bool, error) {
 	var files [2]*treediff.File
 	for i, d := range []dirfd.Dir{f.upper, f.lower} {
-		fd, err := openBeneath(d, path.Dir(name))
+		at, err := d.Open(relative(path.Dir(name)))
 		if vanished(err) {
 			return true, nil
 		}
 		if err != nil {
 			return false, err
 		}
-		defer func() { _ = unix.Close(fd) }() // nothing was written
-		if files[i], err = treediff.Lstat(dirfd.Dir{FD: fd, Path: path.Join(d.Path, path.Dir(name))}, path.Base(name)); err != nil {
+		defer at.Close()
+		if files[i], err = treediff.Lstat(at, path.Base(name)); err != nil {
 			return false, err
 		}
 		if files[i] == nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,12 +42,16 @@ func (d Dir) String() string {
 		return d.Path
 	}
 	path := d.trail.way[:min(d.end, len(d.trail.way))]
-	root := d.trail.root.String()
+	return filepath.Join(d.trail.root.String(), shorten(path))
+}
+
+// shorten leaves out the middle of a path that is too long for a message.
+func shorten[T string | []byte](path T) string {
 	if len(path) <= shownPath {
-		return filepath.Join(root, string(path))
+		return string(path)
 	}
 	const half = shownPath / 2
-	return filepath.Join(root, string(path[:half])+"[...]"+string(path[len(path)-half:]))
+	return string(path[:half]) + "[...]" + string(path[len(path)-half:])
 }
 
 // Join returns the path of name in d for messages, like String.
@@ -63,38 +66,13 @@ func Open(path string) (Dir, error) {
 	return Dir{FD: fd, Path: path}, nil
 }
 
-// Open opens the directory called name in d. A mount point is refused with ErrFailedPrecondition; what is
-// missing, or no directory, is a *os.PathError with unix.ENOENT or unix.ENOTDIR.
-func (d Dir) Open(name string) (Dir, error) {
-	fd, err := d.openFD(name, unix.O_DIRECTORY)
+// Open opens the directory at a relative path below d, with the errors of OpenBeneath.
+func (d Dir) Open(path string) (Dir, error) {
+	fd, err := d.OpenBeneath(path, unix.O_DIRECTORY)
 	if err != nil {
 		return Dir{}, err
 	}
-	return Dir{FD: fd, Path: d.Join(name)}, nil
-}
-
-// MaxPath is how long a path may be that is handed to the kernel behind the prefix of Proc, bytes; PATH_MAX is 4096.
-const MaxPath = 4000
-
-// Descend opens the directory at a clean path below d, however long the path is, with the errors of Open. Symbolic links on the
-// way are followed.
-func (d Dir) Descend(path string) (Dir, error) {
-	at := d
-	for {
-		piece, rest := path, ""
-		if len(path) > MaxPath {
-			cut := strings.LastIndexByte(path[:MaxPath], '/')
-			piece, rest = path[:cut], path[cut+1:]
-		}
-		next, err := at.Open(piece)
-		if at != d {
-			at.Close()
-		}
-		if err != nil || rest == "" {
-			return next, err
-		}
-		at, path = next, rest
-	}
+	return Dir{FD: fd, Path: shorten(d.Join(path))}, nil
 }
 
 // OpenFile opens the regular file called name in d for reading, with the errors of Open. Its access time stays
@@ -110,12 +88,6 @@ func (d Dir) OpenFile(name string) (int, error) {
 
 // Close closes the directory. The error of closing what was only read means nothing.
 func (d Dir) Close() { _ = unix.Close(d.FD) }
-
-// Proc returns a path that leads to name in d without resolving d.Path, for system calls that take
-// no descriptor. It needs /proc.
-func (d Dir) Proc(name string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", d.FD, name)
-}
 
 // Readlink reads the symbolic link called name in d, which is expected to be size bytes long.
 func (d Dir) Readlink(name string, size int64) (string, error) {
@@ -160,10 +132,7 @@ func (d Dir) next(buf []byte, list []Entry) ([]Entry, error) { return d.more(buf
 func (d Dir) more(buf []byte, list []Entry) ([]Entry, error) {
 	before := len(list)
 	for len(list) == before { // a buffer may hold nothing but . and ..
-		n, err := unix.Getdents(d.FD, buf)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := retryFD(func() (int, error) { return unix.Getdents(d.FD, buf) })
 		if errors.Is(err, unix.ENOENT) { // removed while open
 			return list, nil
 		}

@@ -1,8 +1,10 @@
 package dirfd
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,7 +29,7 @@ func TestOpenComparing(t *testing.T) {
 	assert.NilError(t, err)
 	defer d.Close()
 	for name, want := range map[string]error{"plain": nil, "bind": unix.EXDEV, "missing": unix.ENOENT} {
-		fd, err := d.openComparing(name, unix.O_DIRECTORY)
+		fd, err := openComparing(d.FD, name, unix.O_DIRECTORY)
 		if want != nil {
 			assert.Assert(t, errors.Is(err, want), "%s: %v", name, err)
 			continue
@@ -71,22 +73,65 @@ func TestXattrs(t *testing.T) {
 	dir := t.TempDir()
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	assert.NilError(t, os.Symlink("file", filepath.Join(dir, "link")))
-	assert.NilError(t, unix.Setxattr(filepath.Join(dir, "file"), "trusted.file", []byte("1"), 0))
-	assert.NilError(t, unix.Lsetxattr(filepath.Join(dir, "link"), "trusted.link", []byte("2"), 0))
 	d, err := Open(dir)
 	assert.NilError(t, err)
 	defer d.Close()
-	for name, want := range map[string]string{"file": "trusted.file\x00", "link": "trusted.link\x00"} {
-		var a, b [100]byte
-		n, err := d.ListXattrs(name, a[:])
+	large := bytes.Repeat([]byte("v"), 2000)
+	for name, want := range map[string]string{"file": "trusted.file", "link": "trusted.link"} {
+		f := d.File(name)
+		assert.NilError(t, f.SetXattr(want, large))
+		got, err := f.Xattrs(nil)
 		assert.NilError(t, err)
-		assert.Equal(t, string(a[:n]), want)
+		assert.DeepEqual(t, got, []Xattr{{want, large}})
+		got, err = f.Xattrs(func(string) bool { return false })
+		assert.NilError(t, err)
+		assert.Equal(t, len(got), 0)
+		_, ok, err := f.Xattr("trusted.other")
+		assert.NilError(t, err)
+		assert.Assert(t, !ok)
+		var a, b [100]byte
+		n, err := f.list(a[:])
+		assert.NilError(t, err)
+		assert.Equal(t, string(a[:n]), want+"\x00")
 		n, err = unix.Llistxattr(d.Proc(name), b[:])
 		assert.NilError(t, err)
-		assert.Equal(t, string(b[:n]), want)
-		_, err = d.ListXattrs(name, a[:3])
+		assert.Equal(t, string(b[:n]), want+"\x00")
+		_, err = f.list(a[:3])
 		assert.Assert(t, errors.Is(err, unix.ERANGE), "%v", err)
+		assert.NilError(t, f.RemoveXattr(want))
+		assert.NilError(t, f.RemoveXattr(want))
 	}
-	_, err = d.ListXattrs("missing", nil)
-	assert.Assert(t, errors.Is(err, unix.ENOENT), "%v", err)
+	_, err = d.File("missing").Xattrs(nil)
+	assert.ErrorIs(t, err, unix.ENOENT)
+	assert.ErrorContains(t, err, filepath.Join(dir, "missing"))
+}
+
+// TestXattrsMany holds that lists and values of any size that Linux has are read, of an open file, too.
+func TestXattrsMany(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: sets trusted attributes")
+	}
+	dir := t.TempDir()
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	d, err := Open(dir)
+	assert.NilError(t, err)
+	defer d.Close()
+	fd, err := d.OpenFile("file")
+	assert.NilError(t, err)
+	defer unix.Close(fd)
+	for i := range 40 {
+		assert.NilError(t, d.Opened("file", fd).SetXattr(fmt.Sprintf("trusted.attribute-%02d", i), []byte{byte(i)}))
+	}
+	for _, f := range []File{d.File("file"), d.Opened("file", fd)} {
+		list, err := f.Xattrs(func(name string) bool { return name != "trusted.attribute-07" })
+		assert.NilError(t, err)
+		assert.Equal(t, len(list), 39)
+		for i, x := range list {
+			if i >= 7 {
+				i++
+			}
+			assert.Equal(t, x.Name, fmt.Sprintf("trusted.attribute-%02d", i))
+			assert.DeepEqual(t, x.Value, []byte{byte(i)})
+		}
+	}
 }

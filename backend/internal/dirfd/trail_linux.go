@@ -262,5 +262,5 @@ func (d Dir) OpenPlace(p *Place) (Dir, error) {
 	if p == nil {
 		return d.Open(".")
 	}
-	return d.Descend(p.Path())
+	return d.Open(p.Path())
 }

@@ -1,13 +1,10 @@
 package idmap
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
@@ -33,15 +30,13 @@ func Chown(ctx context.Context, dir string, from, to *backend.IDMap) error {
 		return err
 	}
 	defer root.Close()
-	w := &walker{root: root, Walk: dirfd.NewWalk(root, dirfd.ByName), from: from, to: to, links: map[inode]link{}}
+	w := &walker{root: root, Walk: dirfd.NewWalk(root, dirfd.ByName), from: from, to: to, links: map[dirfd.Inode]link{}}
 	defer w.Close()
 	if err := w.directory(); err != nil {
 		return err
 	}
 	return w.all(ctx)
 }
-
-type inode struct{ dev, ino uint64 }
 
 // link is what the first of several names of a file was given.
 type link struct {
@@ -55,7 +50,7 @@ type walker struct {
 	*dirfd.Walk
 	root     dirfd.Dir
 	from, to *backend.IDMap
-	links    map[inode]link
+	links    map[dirfd.Inode]link
 }
 
 func (w *walker) all(ctx context.Context) error {
@@ -82,15 +77,15 @@ func (w *walker) all(ctx context.Context) error {
 
 func (w *walker) entry(name string) error {
 	d := w.Dir()
-	var st unix.Stat_t
-	if err := unix.Fstatat(d.FD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "stat", Path: d.Join(name), Err: err}
+	st, err := d.File(name).Stat()
+	if err != nil {
+		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return w.file(d, name, &st)
 	}
-	err := w.Enter(name)
-	if errdefs.IsFailedPrecondition(err) {
+	err = w.Enter(name)
+	if dirfd.IsMountPoint(err) {
 		return nil // something else is mounted here
 	}
 	if err != nil {
@@ -102,9 +97,9 @@ func (w *walker) entry(name string) error {
 // directory changes the directory where the walk is.
 func (w *walker) directory() error {
 	d := w.Dir()
-	var st unix.Stat_t
-	if err := unix.Fstat(d.FD, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: d.String(), Err: err}
+	st, err := d.Self().Stat()
+	if err != nil {
+		return err
 	}
 	return w.change(d, ".", &st)
 }
@@ -114,7 +109,7 @@ func (w *walker) file(d dirfd.Dir, name string, st *unix.Stat_t) error {
 	if st.Nlink < 2 {
 		return w.change(d, name, st)
 	}
-	id := inode{st.Dev, st.Ino}
+	id := dirfd.InodeOf(st)
 	first, seen := w.links[id]
 	if !seen {
 		uid, gid, err := w.translate(st.Uid, st.Gid)
@@ -133,9 +128,9 @@ func (w *walker) file(d dirfd.Dir, name string, st *unix.Stat_t) error {
 // relink makes name one file with its first name again: a union mount copies a file up under the
 // one name that was changed and leaves the others behind.
 func (w *walker) relink(d dirfd.Dir, name string, first link) error {
-	var before unix.Stat_t
-	if err := unix.Fstat(d.FD, &before); err != nil {
-		return &os.PathError{Op: "stat", Path: d.String(), Err: err}
+	before, err := d.Self().Stat()
+	if err != nil {
+		return err
 	}
 	in, err := w.root.OpenPlace(first.in)
 	if err != nil {
@@ -149,11 +144,7 @@ func (w *walker) relink(d dirfd.Dir, name string, first link) error {
 	if err := unix.Renameat(d.FD, temporary, d.FD, name); err != nil {
 		return &os.LinkError{Op: "rename", Old: temporary, New: d.Join(name), Err: err}
 	}
-	times := []unix.Timespec{before.Atim, before.Mtim}
-	if err := unix.UtimesNanoAt(d.FD, ".", times, 0); err != nil {
-		return &os.PathError{Op: "set times", Path: d.String(), Err: err}
-	}
-	return nil
+	return d.Self().SetTimes([2]unix.Timespec{before.Atim, before.Mtim})
 }
 
 // change gives name in d its new owner.
@@ -162,20 +153,21 @@ func (w *walker) change(d dirfd.Dir, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return fmt.Errorf("change owner of %s: %w", d.Join(name), err)
 	}
-	attrs, err := w.attributes(d, name)
+	f := d.File(name)
+	attrs, err := w.attributes(f)
 	if err != nil {
 		return fmt.Errorf("change owner of %s: %w", d.Join(name), err)
 	}
 	e := dirfd.Entry{Name: name, Type: uint8(st.Mode & unix.S_IFMT >> 12)} // IFTODT of dirent.h
 	return dirfd.Protected(d, e, func() error {
 		if uid != st.Uid || gid != st.Gid {
-			if err := chown(d, name, uid, gid, st.Mode); err != nil {
+			if err := chown(f, uid, gid, st.Mode); err != nil {
 				return err
 			}
 		}
-		for attribute, value := range attrs {
-			if err := unix.Lsetxattr(d.Proc(name), attribute, value, 0); err != nil {
-				return fmt.Errorf("set %s of %s: %w", attribute, d.Join(name), err)
+		for _, x := range attrs {
+			if err := f.SetXattr(x.Name, x.Value); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -183,18 +175,15 @@ func (w *walker) change(d dirfd.Dir, name string, st *unix.Stat_t) error {
 }
 
 // chown keeps the mode, too.
-func chown(d dirfd.Dir, name string, uid, gid, mode uint32) error {
-	if err := unix.Fchownat(d.FD, name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "chown", Path: d.Join(name), Err: err}
+func chown(f dirfd.File, uid, gid, mode uint32) error {
+	if err := f.Chown(uid, gid); err != nil {
+		return err
 	}
 	const setID = unix.S_ISUID | unix.S_ISGID
 	if mode&unix.S_IFMT == unix.S_IFLNK || mode&setID == 0 {
 		return nil
 	}
-	if err := unix.Fchmodat(d.FD, name, mode&0o7777, 0); err != nil { // chown(2) has cleared them
-		return &os.PathError{Op: "chmod", Path: d.Join(name), Err: err}
-	}
-	return nil
+	return f.Chmod(mode) // chown(2) has cleared them
 }
 
 func (w *walker) translate(uid, gid uint32) (uint32, uint32, error) {
@@ -234,34 +223,15 @@ func (w *walker) translateGroup(gid uint32) (uint32, error) {
 
 // attributes returns those attributes of a file that hold IDs or that chown(2) clears, with their
 // new values.
-func (w *walker) attributes(d dirfd.Dir, file string) (map[string][]byte, error) {
-	names := make([]byte, 1024)
-	n, err := d.ListXattrs(file, names)
-	if errors.Is(err, unix.ERANGE) {
-		names = make([]byte, 64<<10) // XATTR_LIST_MAX, include/uapi/linux/limits.h
-		n, err = d.ListXattrs(file, names)
-	}
-	if errors.Is(err, unix.ENOTSUP) {
-		n, err = 0, nil
-	}
+func (w *walker) attributes(f dirfd.File) ([]dirfd.Xattr, error) {
+	list, err := f.Xattrs(func(name string) bool { return w.rewriter(name) != nil })
 	if err != nil {
-		return nil, fmt.Errorf("list attributes: %w", dirfd.ListError(err))
+		return nil, err
 	}
-	changed := map[string][]byte{}
-	for _, name := range bytes.Split(bytes.TrimSuffix(names[:n], []byte{0}), []byte{0}) {
-		rewrite := w.rewriter(string(name))
-		if rewrite == nil {
-			continue
+	for _, x := range list {
+		if err := w.rewriter(x.Name)(x.Value); err != nil {
+			return nil, fmt.Errorf("attribute %s: %w", x.Name, err)
 		}
-		value := make([]byte, 64<<10) // XATTR_SIZE_MAX, the same file
-		n, err := d.Xattr(file, string(name), value)
-		if err == nil {
-			err = rewrite(value[:n])
-		}
-		if err != nil {
-			return nil, fmt.Errorf("attribute %s: %w", name, err)
-		}
-		changed[string(name)] = value[:n]
 	}
-	return changed, nil
+	return list, nil
 }

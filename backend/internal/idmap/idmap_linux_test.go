@@ -15,6 +15,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 )
 
 func single(host uint32) *backend.IDMap {
@@ -99,9 +100,9 @@ func makeTree(t *testing.T, dir string, base uint32) {
 	assert.NilError(t, os.Lchown(filepath.Join(dir, "whiteout"), int(base), int(base)))
 	old := capability3(0)[:20]
 	binary.LittleEndian.PutUint32(old, 0x02000001)
-	assert.NilError(t, unix.Lsetxattr(filepath.Join(dir, "cap2"), nameCap, old, 0))
-	assert.NilError(t, unix.Lsetxattr(filepath.Join(dir, "cap3"), nameCap, capability3(base+9), 0))
-	assert.NilError(t, unix.Lsetxattr(filepath.Join(dir, "acl"), nameACL, aclWith(base+5, base+6), 0))
+	assert.NilError(t, unix.Lsetxattr(filepath.Join(dir, "cap2"), dirfd.Capability, old, 0))
+	assert.NilError(t, unix.Lsetxattr(filepath.Join(dir, "cap3"), dirfd.Capability, capability3(base+9), 0))
+	assert.NilError(t, unix.Lsetxattr(filepath.Join(dir, "acl"), dirfd.ACL, aclWith(base+5, base+6), 0))
 	assert.NilError(t, os.Chown(dir, int(base), int(base)))
 	assert.NilError(t, os.Chown(sub, int(base)+1, int(base)))
 	assert.NilError(t, os.Chtimes(sub, time.Time{}, time.Unix(1e9, 5)))
@@ -138,9 +139,9 @@ func TestChown(t *testing.T) {
 			assert.Equal(t, st.Nlink, stat(t, filepath.Join(dir, "sub/link")).Nlink)
 			mtime := stat(t, filepath.Join(dir, "sub")).Mtim
 			assert.Equal(t, mtime.Nano(), time.Unix(1e9, 5).UnixNano())
-			assert.Equal(t, len(xattr(t, filepath.Join(dir, "cap2"), nameCap)), 20)
-			assert.DeepEqual(t, xattr(t, filepath.Join(dir, "cap3"), nameCap), capability3(c.after+9))
-			assert.DeepEqual(t, xattr(t, filepath.Join(dir, "acl"), nameACL), aclWith(c.after+5, c.after+6))
+			assert.Equal(t, len(xattr(t, filepath.Join(dir, "cap2"), dirfd.Capability)), 20)
+			assert.DeepEqual(t, xattr(t, filepath.Join(dir, "cap3"), dirfd.Capability), capability3(c.after+9))
+			assert.DeepEqual(t, xattr(t, filepath.Join(dir, "acl"), dirfd.ACL), aclWith(c.after+5, c.after+6))
 			assert.Equal(t, owner(t, "/etc/passwd"), passwd)
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 )
 
 // Formats: struct vfs_ns_cap_data in include/uapi/linux/capability.h, struct posix_acl_xattr_header
@@ -17,15 +18,12 @@ const (
 	capSize3        = 24
 	capRootID       = 20 // offset
 
-	aclVersion   = 2
-	aclHeader    = 4
-	aclEntry     = 8
-	aclEntryID   = 4 // offset in an entry
-	aclTagUser   = 0x02
-	aclTagGroup  = 0x08
-	nameCap      = "security.capability"
-	nameACL      = "system.posix_acl_access"
-	nameACLInDir = "system.posix_acl_default"
+	aclVersion  = 2
+	aclHeader   = 4
+	aclEntry    = 8
+	aclEntryID  = 4 // offset in an entry
+	aclTagUser  = 0x02
+	aclTagGroup = 0x08
 )
 
 // Owner returns how an owner that is stored with one map is stored with another. ErrInvalidArgument for one that either does not know.
@@ -52,9 +50,9 @@ func Attribute(from, to *backend.IDMap, name string, value []byte) error {
 // rewriter returns how the IDs in an attribute are changed in place, nil if it needs no attention.
 func (w *walker) rewriter(name string) func([]byte) error {
 	switch name {
-	case nameCap:
+	case dirfd.Capability:
 		return w.capability
-	case nameACL, nameACLInDir:
+	case dirfd.ACL, dirfd.DefaultACL:
 		return w.acl
 	}
 	return nil

@@ -211,7 +211,7 @@ func tag(ctx context.Context, dir string, id uint32) error {
 	defer root.Close()
 	w := dirfd.NewWalk(root, dirfd.AsListed)
 	defer w.Close()
-	if err := tagOpen(root, ".", unix.O_DIRECTORY, id); err != nil {
+	if err := tagDirectory(root, id); err != nil {
 		return err
 	}
 	for {
@@ -237,31 +237,37 @@ func tag(ctx context.Context, dir string, id uint32) error {
 
 func tagEntry(w *dirfd.Walk, name string, id uint32) error {
 	d := w.Dir()
-	var st unix.Stat_t
-	if err := unix.Fstatat(d.FD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "stat", Path: d.Join(name), Err: err}
+	st, err := d.File(name).Stat()
+	if err != nil {
+		return err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return tagOpen(d, name, unix.O_NONBLOCK, id)
+		fd, err := d.OpenFile(name)
+		if err != nil {
+			return err
+		}
+		return tagOpen(os.NewFile(uintptr(fd), d.Join(name)), id, false)
 	case unix.S_IFDIR:
 		if err := w.Enter(name); err != nil {
 			return err
 		}
-		return tagOpen(w.Dir(), ".", unix.O_DIRECTORY, id)
+		return tagDirectory(w.Dir(), id)
 	}
 	return nil
 }
 
-// tagOpen opens name in d and gives it the number.
-func tagOpen(d dirfd.Dir, name string, flags int, id uint32) error {
-	path := d.Join(name)
-	fd, err := unix.Openat(d.FD, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|flags, 0)
+func tagDirectory(d dirfd.Dir, id uint32) error {
+	fd, err := d.OpenBeneath(".", unix.O_DIRECTORY)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
+		return err
 	}
-	f := os.NewFile(uintptr(fd), path)
-	return errors.Join(setProject(f, id, flags&unix.O_DIRECTORY != 0), f.Close())
+	return tagOpen(os.NewFile(uintptr(fd), d.String()), id, true)
+}
+
+// tagOpen gives an open file the number, and closes it.
+func tagOpen(f *os.File, id uint32, inherit bool) error {
+	return errors.Join(setProject(f, id, inherit), f.Close())
 }
 
 func setProject(f *os.File, id uint32, inherit bool) error {

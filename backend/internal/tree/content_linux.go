@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 const (
@@ -73,9 +75,12 @@ func copyRange(ctx context.Context, in, out int, path string, start, end int64) 
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("copy %s: %w", path, err)
 		}
-		n, err := unix.CopyFileRange(in, &from, out, &to, int(min(end-from, copyStep)), 0)
+		var n int
+		err := dirfd.Retry(func() (err error) {
+			n, err = unix.CopyFileRange(in, &from, out, &to, int(min(end-from, copyStep)), 0)
+			return err
+		})
 		switch {
-		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EXDEV), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
 			return copyByHand(ctx, in, out, path, from, end)
 		case err != nil:
@@ -93,32 +98,17 @@ func copyByHand(ctx context.Context, in, out int, path string, start, end int64)
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("copy %s: %w", path, err)
 		}
-		n, err := unix.Pread(in, buf[:min(end-offset, copyBuffer)], offset)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := dirfd.ReadAt(in, buf[:min(end-offset, copyBuffer)], offset)
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
 			return &os.PathError{Op: "read for", Path: path, Err: err}
 		}
-		if err := writeAt(out, buf[:n], offset); err != nil {
+		if err := dirfd.WriteAt(out, buf[:n], offset); err != nil {
 			return &os.PathError{Op: "write", Path: path, Err: err}
 		}
 		offset += int64(n)
-	}
-	return nil
-}
-
-func writeAt(fd int, b []byte, offset int64) error {
-	for len(b) > 0 {
-		n, err := unix.Pwrite(fd, b, offset)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		n = max(n, 0)
-		b, offset = b[n:], offset+int64(n)
 	}
 	return nil
 }

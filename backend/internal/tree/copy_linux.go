@@ -128,19 +128,19 @@ func (c *copier) tree(ctx context.Context) error {
 
 // attributes completes a directory.
 func (c *copier) attributes() error {
-	from, to := c.from.Dir(), c.to.Dir()
-	var st unix.Stat_t
-	if err := unix.Fstat(from.FD, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: from.String(), Err: err}
+	from, to := c.from.Dir().Self(), c.to.Dir().Self()
+	st, err := from.Stat()
+	if err != nil {
+		return err
 	}
-	return copyAttributes(from.FD, to.FD, to.String(), &st)
+	return copyAttributes(from, to, &st)
 }
 
 func (c *copier) entry(ctx context.Context, name string) error {
 	from, to := c.from.Dir(), c.to.Dir()
-	var st unix.Stat_t
-	if err := unix.Fstatat(from.FD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "stat", Path: from.Join(name), Err: err}
+	st, err := from.File(name).Stat()
+	if err != nil {
+		return err
 	}
 	kind := st.Mode & unix.S_IFMT
 	switch {
@@ -217,10 +217,12 @@ func (c *copier) file(ctx context.Context, from, to dirfd.Dir, name string, st *
 		_ = unix.Close(in) // only read
 		return &os.PathError{Op: "create", Path: path, Err: err}
 	}
+	// Paths of their own: the walks go on meanwhile.
+	source, made := dirfd.Dir{}.Opened(from.Join(name), in), dirfd.Dir{}.Opened(path, out)
 	c.files.Go(func() error {
 		err := c.content(ctx, in, out, path, st)
 		if err == nil {
-			err = copyAttributes(in, out, path, st)
+			err = copyAttributes(source, made, st)
 		}
 		_ = unix.Close(in) // only read
 		if cerr := unix.Close(out); err == nil && cerr != nil {
@@ -247,5 +249,5 @@ func copyNode(from, to dirfd.Dir, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return &os.PathError{Op: "create", Path: path, Err: err}
 	}
-	return copyNodeAttributes(from, to, name, st)
+	return copyAttributes(from.File(name), to.File(name), st)
 }

@@ -94,7 +94,7 @@ func (m *meter) entry(ctx context.Context, w *dirfd.Walk, e dirfd.Entry) error {
 	}
 	err = w.Enter(e.Name)
 	switch {
-	case dirfd.IsMountPoint(err), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+	case dirfd.IsMountPoint(err), dirfd.Vanished(err):
 		return nil // mounted over, removed or replaced
 	case err != nil:
 		return err

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"os"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"strata/backend"
 	"strata/backend/internal/dirfd"
@@ -34,7 +31,7 @@ type comparison struct {
 	links Linker
 	// look are names that are not passed over, with the directories above them, by the device of the directory that each is
 	// in and its number there.
-	look map[inode]bool
+	look map[dirfd.Inode]bool
 
 	upper *dirfd.Walk
 	// lower is in the counterpart of the directory where upper is, or of the nearest one above that has one; nil for the empty tree.
@@ -147,11 +144,8 @@ func (c *comparison) push() error {
 }
 
 func device(d dirfd.Dir) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(d.FD, &st); err != nil {
-		return 0, &os.PathError{Op: "stat", Path: d.String(), Err: err}
-	}
-	return uint64(st.Dev), nil
+	st, err := d.Self().Stat()
+	return uint64(st.Dev), err
 }
 
 // isPaired tells that the directory where upper is has a counterpart, which is where lower is.
@@ -221,7 +215,7 @@ func (c *comparison) passOver(p pair, ino uint64) bool {
 	case passAll:
 		return true
 	case passAsked:
-		return !c.look[inode{p.dev, ino}] && c.Unchanged(p.dev, ino)
+		return !c.look[dirfd.Inode{Dev: p.dev, Ino: ino}] && c.Unchanged(p.dev, ino)
 	default:
 		return false
 	}
@@ -272,7 +266,7 @@ func (c *comparison) files(upper, lower *File) error {
 // subdirectory goes into a directory of the upper tree, and lists it if it differs.
 func (c *comparison) subdirectory(upper, lower *File, kind backend.ChangeKind, differs bool) error {
 	err := c.upper.Enter(upper.Name)
-	if vanished(err) {
+	if dirfd.Vanished(err) {
 		return c.files(nil, lower)
 	}
 	if err != nil {
@@ -280,7 +274,7 @@ func (c *comparison) subdirectory(upper, lower *File, kind backend.ChangeKind, d
 	}
 	if lower != nil && lower.IsDir() {
 		err := c.lower.Enter(lower.Name)
-		if err != nil && !vanished(err) {
+		if err != nil && !dirfd.Vanished(err) {
 			return err
 		}
 		if err == nil {

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 // piece is how much is compared at a time, bytes.
@@ -21,12 +23,12 @@ func contentDiffers(u, l *File, oneDisk bool) (bool, error) {
 	}
 	a, err := u.Dir.OpenFile(u.Name)
 	if err != nil {
-		return false, ignoreVanished(err)
+		return false, dirfd.IgnoreVanished(err)
 	}
 	defer func() { _ = unix.Close(a) }() // only read
 	b, err := l.Dir.OpenFile(l.Name)
 	if err != nil {
-		return false, ignoreVanished(err)
+		return false, dirfd.IgnoreVanished(err)
 	}
 	defer func() { _ = unix.Close(b) }() // only read
 	if size > piece && (oneDisk || u.Stat.Dev == l.Stat.Dev) && sameBlocks(a, b) {
@@ -55,21 +57,12 @@ func contentDiffers(u, l *File, oneDisk bool) (bool, error) {
 }
 
 // read fills p and returns how much there was.
-func read(f *File, fd int, p []byte, offset int64) (done int, err error) {
-	for done < len(p) {
-		n, err := unix.Pread(fd, p[done:], offset+int64(done))
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return done, &os.PathError{Op: "read", Path: f.Path(), Err: err}
-		}
-		if n == 0 {
-			break
-		}
-		done += n
+func read(f *File, fd int, p []byte, offset int64) (int, error) {
+	n, err := dirfd.ReadAt(fd, p, offset)
+	if err != nil {
+		return n, &os.PathError{Op: "read", Path: f.Path(), Err: err}
 	}
-	return done, nil
+	return n, nil
 }
 
 // nextData returns where the next data begins at or after the offset, or the file's size. Where the file system does not tell

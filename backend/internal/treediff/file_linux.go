@@ -2,7 +2,6 @@ package treediff
 
 import (
 	"errors"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -10,28 +9,25 @@ import (
 	"strata/backend/internal/dirfd"
 )
 
-func vanished(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
-
 // File is a name in an open directory with its attributes.
 type File struct {
 	Dir  dirfd.Dir
 	Name string
 	Stat unix.Stat_t
-	// Marks is how attributes begin that are not content: those of the overlayfs that mounts the tree. "" for a tree that is seen mounted.
-	Marks string
+	// Marks is how the overlayfs that mounts the tree marks files: that is no content. None for a tree that is seen mounted.
+	Marks backend.Whiteouts
 }
 
 // Lstat returns nil if there is no such name.
 func Lstat(d dirfd.Dir, name string) (*File, error) {
-	f := File{Dir: d, Name: name}
-	err := unix.Fstatat(d.FD, name, &f.Stat, unix.AT_SYMLINK_NOFOLLOW)
+	st, err := d.File(name).Stat()
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil //nolint:nilnil // no file is the answer
 	}
 	if err != nil {
-		return nil, &os.PathError{Op: "stat", Path: d.Join(name), Err: err}
+		return nil, err
 	}
-	return &f, nil
+	return &File{Dir: d, Name: name, Stat: st}, nil
 }
 
 // Kind returns the type bits of the mode.
@@ -82,20 +78,11 @@ func ownersDiffer(a *unix.Stat_t, aIDs *backend.IDMap, b *unix.Stat_t, bIDs *bac
 func targetsDiffer(u, l *File) (bool, error) {
 	a, err := u.Dir.Readlink(u.Name, u.Stat.Size)
 	if err != nil {
-		return false, ignoreVanished(err)
+		return false, dirfd.IgnoreVanished(err)
 	}
 	b, err := l.Dir.Readlink(l.Name, l.Stat.Size)
 	if err != nil {
-		return false, ignoreVanished(err)
+		return false, dirfd.IgnoreVanished(err)
 	}
 	return a != b, nil
-}
-
-// ignoreVanished turns the error of a file that is gone since the listing into nil: it is compared as
-// far as it was seen.
-func ignoreVanished(err error) error {
-	if vanished(err) {
-		return nil
-	}
-	return err
 }

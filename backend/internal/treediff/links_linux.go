@@ -1,6 +1,9 @@
 package treediff
 
-import "strata/backend"
+import (
+	"strata/backend"
+	"strata/backend/internal/dirfd"
+)
 
 // Linker compares the files of two trees with regard to hard links. The names that a file has in the upper tree are
 // listed either all or not at all: all if one of them differs or is new, or if what the lower tree has under them is not one
@@ -17,8 +20,8 @@ type Linker struct {
 	OneDisk bool
 
 	round int
-	files map[inode]*linked // of the upper tree
-	heirs map[inode]inode   // which file of the upper tree has the names of one of the lower tree
+	files map[dirfd.Inode]*linked     // of the upper tree
+	heirs map[dirfd.Inode]dirfd.Inode // which file of the upper tree has the names of one of the lower tree
 }
 
 // Rounds of Walk.
@@ -63,16 +66,13 @@ func (s *Linker) Walk(yield func(backend.Change, error) bool, walk func(yield fu
 	return nil
 }
 
-// inode names a file in one of the trees.
-type inode struct{ dev, ino uint64 }
-
-func (f *File) inode() inode { return inode{uint64(f.Stat.Dev), f.Stat.Ino} }
+func (f *File) inode() dirfd.Inode { return dirfd.InodeOf(&f.Stat) }
 
 // linked is what is known about a file of the upper tree.
 type linked struct {
-	below  inode  // what the lower tree has under its names
-	names  uint64 // seen so far
-	links  uint64 // that it has
+	below  dirfd.Inode // what the lower tree has under its names
+	names  uint64      // seen so far
+	links  uint64      // that it has
 	listed bool
 	kept   bool // a name was not listed
 }
@@ -114,7 +114,7 @@ func (s *Linker) Differ(u *File, uIDs *backend.IDMap, l *File, lIDs *backend.IDM
 // note remembers one name of a file with several, and tells whether it is listed as far as is known.
 func (s *Linker) note(u, l *File, differs bool) bool {
 	if s.files == nil {
-		s.files, s.heirs = map[inode]*linked{}, map[inode]inode{}
+		s.files, s.heirs = map[dirfd.Inode]*linked{}, map[dirfd.Inode]dirfd.Inode{}
 	}
 	id := u.inode()
 	f := s.files[id]
@@ -125,7 +125,7 @@ func (s *Linker) note(u, l *File, differs bool) bool {
 	f.names++
 	if !differs {
 		below := l.inode()
-		if f.below == (inode{}) {
+		if f.below == (dirfd.Inode{}) {
 			f.below = below
 		}
 		heir, taken := s.heirs[below]
@@ -139,8 +139,8 @@ func (s *Linker) note(u, l *File, differs bool) bool {
 }
 
 // unseen returns the files that are listed although not all of their names have been seen.
-func (s *Linker) unseen() map[inode]bool {
-	all := map[inode]bool{}
+func (s *Linker) unseen() map[dirfd.Inode]bool {
+	all := map[dirfd.Inode]bool{}
 	for id, f := range s.files {
 		if f.listed && f.names < f.links {
 			all[id] = true

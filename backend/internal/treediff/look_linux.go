@@ -16,7 +16,7 @@ func (c *comparison) lookAgain(upper string) error {
 	if c.Unchanged == nil || len(unseen) == 0 {
 		return nil
 	}
-	c.look = map[inode]bool{}
+	c.look = map[dirfd.Inode]bool{}
 	d, err := dirfd.Open(upper)
 	if err != nil {
 		return err
@@ -30,20 +30,20 @@ func (c *comparison) lookAgain(upper string) error {
 // search looks for files. It adds their names to those that are not passed over, with the directories above them.
 type search struct {
 	*comparison
-	files map[inode]bool
+	files map[dirfd.Inode]bool
 	walk  *dirfd.Walk
 	stack []searched
 }
 
 // searched is a directory of a search.
 type searched struct {
-	name  inode  // its own
-	dev   uint64 // of what is in it
-	found bool   // something is
+	name  dirfd.Inode // its own
+	dev   uint64      // of what is in it
+	found bool        // something is
 }
 
 func (s *search) run() error {
-	if err := s.push(inode{}); err != nil {
+	if err := s.push(dirfd.Inode{}); err != nil {
 		return err
 	}
 	for {
@@ -65,7 +65,7 @@ func (s *search) run() error {
 }
 
 // push takes the directory where the walk is onto the stack.
-func (s *search) push(name inode) error {
+func (s *search) push(name dirfd.Inode) error {
 	d := s.walk.Dir()
 	if err := s.ctx.Err(); err != nil {
 		return fmt.Errorf("search %s: %w", d, err)
@@ -77,7 +77,7 @@ func (s *search) push(name inode) error {
 
 func (s *search) entry(e dirfd.Entry) error {
 	top := &s.stack[len(s.stack)-1]
-	name := inode{top.dev, e.Ino}
+	name := dirfd.Inode{Dev: top.dev, Ino: e.Ino}
 	if e.Type != unix.DT_DIR {
 		if s.files[name] {
 			s.look[name], top.found = true, true
@@ -85,7 +85,7 @@ func (s *search) entry(e dirfd.Entry) error {
 		return nil
 	}
 	if err := s.walk.Enter(e.Name); err != nil {
-		return ignoreVanished(err)
+		return dirfd.IgnoreVanished(err)
 	}
 	return s.push(name)
 }

@@ -26,10 +26,8 @@
 // nanoseconds, and compares no content, no link targets, few attributes, no times of directories and no hard links: all that
 // Docker lists is listed here, too.
 //
-// Of the extended attributes, those are compared that belong to the content: user.*, trusted.*,
-// system.* and security.capability. Labels that the kernel puts on files by itself (security.selinux and
-// the like), btrfs.* and marks of overlayfs are not: trusted.overlay.* never, user.overlay.* where the trees are mounted by
-// an overlayfs that marks files so (File.Marks); else they are what an overlay inside a container needs.
+// Of the extended attributes, those are compared that belong to the content (dirfd.RoleOf): what is packed. File.Marks
+// tells marks of overlayfs from what an overlay inside a container needs.
 //
 // A tar with the listed paths, a deletion being a whiteout and a C or A of other than directory upon
 // directory replacing what was there, makes the lower tree equal to the upper one in all that is compared.
@@ -45,11 +43,7 @@
 // away meanwhile, if it is far above; of a lower one it is an error.
 package treediff
 
-import (
-	"strings"
-
-	"strata/backend"
-)
+import "strata/backend"
 
 // Options adapt a comparison. The zero value compares owners as they are on disk.
 type Options struct {
@@ -63,15 +57,4 @@ type Options struct {
 	// OneDisk says that both trees lie on one file system even if their devices differ, as with subvolumes.
 	// Files of one device need it not.
 	OneDisk bool
-}
-
-// compared reports whether an extended attribute is part of the content. marks is how the marks in the tree begin, "" if it has none.
-func compared(name, marks string) bool {
-	switch {
-	case name == "security.capability":
-		return true
-	case strings.HasPrefix(name, "trusted.overlay."), marks != "" && strings.HasPrefix(name, marks):
-		return false
-	}
-	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "system.")
 }
