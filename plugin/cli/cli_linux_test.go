@@ -151,19 +151,19 @@ func (s *fakeSettings) Options(context.Context) ([]config.Setting, error) {
 	}, nil
 }
 
-func (s *fakeSettings) SetOptions(_ context.Context, values map[string]string) ([]control.Change, error) {
-	var changes []control.Change
+func (s *fakeSettings) SetOptions(_ context.Context, values map[string]string) ([]config.Outcome, error) {
+	var changes []config.Outcome
 	for key, value := range values {
 		if key != "sync" && key != "thick.workers" {
 			return nil, fmt.Errorf("option %q is unknown; the known ones are sync: %w", key, errdefs.ErrInvalidArgument)
 		}
-		c := control.Change{Key: key, Value: value, Live: key == "sync"}
+		c := config.Outcome{Key: key, Value: value, Live: key == "sync"}
 		if !c.Live {
-			c.Restart = control.RestartService
+			c.Restart = config.RestartService
 		}
 		switch value {
 		case "":
-			c.Value, c.Unset, c.Restart = "2", "environment", control.RestartDocker
+			c.Value, c.Unset, c.Restart = "2", "environment", config.RestartDocker
 		case "9":
 			c.Winner = "--storage-opt has " + key + "=8"
 		}

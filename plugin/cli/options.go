@@ -13,7 +13,6 @@ import (
 
 	"strata/plugin/config"
 	"strata/plugin/control"
-	"strata/plugin/daemon"
 )
 
 func (s *session) options() *cobra.Command {
@@ -70,7 +69,7 @@ func (s *session) listAtRest() error {
 	if err != nil {
 		return err
 	}
-	settings, err := daemon.SettingsAtRest(s.table, s.Environ, flags, root)
+	settings, err := s.atRest(root, flags).Settings()
 	if err != nil {
 		return err
 	}
@@ -121,7 +120,7 @@ func (s *session) setOptions(ctx context.Context, pairs []string) error {
 }
 
 // effect says in words what became of a changed setting.
-func effect(c control.Change) string {
+func effect(c config.Outcome) string {
 	unset := ""
 	if c.Unset != "" {
 		unset = "unset, so this is from: " + c.Unset + "; "
@@ -133,21 +132,21 @@ func effect(c control.Change) string {
 		return "recorded, but " + c.Winner + ", which outranks it"
 	case c.Live:
 		return unset + "in force"
-	case c.Restart == control.RestartDocker:
+	case c.Restart == config.RestartDocker:
 		return unset + "recorded; restart dockerd, and with it the plugin, to put it in force"
-	case c.Restart == control.RestartService:
+	case c.Restart == config.RestartService:
 		return unset + "recorded; restart strata serve (systemctl restart strata) to put it in force"
 	}
 	return unset + "recorded; in force from the next start on"
 }
 
-func (s *session) change(ctx context.Context, values map[string]string) ([]control.Change, error) {
+func (s *session) change(ctx context.Context, values map[string]string) ([]config.Outcome, error) {
 	if s.rest != "" {
 		root, err := filepath.Abs(s.rest)
 		if err != nil {
 			return nil, err
 		}
-		return daemon.SetAtRest(s.Backends, root, values)
+		return s.atRest(root, config.Source{}).SetOptions(values)
 	}
 	c, err := s.dial(ctx)
 	if err != nil {

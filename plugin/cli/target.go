@@ -17,7 +17,7 @@ import (
 	"strata/plugin"
 	"strata/plugin/config"
 	"strata/plugin/control"
-	"strata/plugin/daemon"
+	"strata/plugin/keeper"
 )
 
 // target is the store that a command works on.
@@ -67,7 +67,7 @@ func (s *session) open(ctx context.Context, write bool) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := daemon.OpenAtRest(ctx, s.Backends, s.Environ, flags, root, write)
+	st, err := s.atRest(root, flags).Open(ctx, write)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +82,11 @@ func (s *session) open(ctx context.Context, write bool) (*target, error) {
 		},
 		close: func() error { return st.Close(context.WithoutCancel(ctx)) },
 	}, nil
+}
+
+// atRest is the store at rest in root.
+func (s *session) atRest(root string, flags config.Source) keeper.Rest {
+	return keeper.Rest{Root: root, Backends: s.Backends, Environ: s.Environ, Flags: flags}
 }
 
 // dial finds the plugin that answers.

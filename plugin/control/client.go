@@ -309,6 +309,6 @@ func (c *Client) Options(ctx context.Context) ([]config.Setting, error) {
 }
 
 // SetOptions changes settings.
-func (c *Client) SetOptions(ctx context.Context, values map[string]string) ([]Change, error) {
-	return call[[]Change](ctx, c, http.MethodPost, "options", values)
+func (c *Client) SetOptions(ctx context.Context, values map[string]string) ([]config.Outcome, error) {
+	return call[[]config.Outcome](ctx, c, http.MethodPost, "options", values)
 }

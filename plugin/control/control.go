@@ -12,7 +12,7 @@
 //	GET  usage                           events: usage, of removed layers, too, as long as their data is there
 //	GET  leaving                         list of store.Leaving
 //	GET  options                         list of config.Setting
-//	POST options        {KEY: VALUE}     list of Change
+//	POST options        {KEY: VALUE}     list of config.Outcome
 //	POST check          CheckRequest     events: progress, finding
 //	POST gc             GCRequest        events: orphan
 //	POST adopt          AdoptRequest     list of store.Adoption
@@ -78,24 +78,8 @@ type Settings interface {
 	// Options lists every setting that is in force, and what is recorded for the next start.
 	Options(ctx context.Context) ([]config.Setting, error)
 	// SetOptions changes settings, all or, on an error, none.
-	SetOptions(ctx context.Context, values map[string]string) ([]Change, error)
+	SetOptions(ctx context.Context, values map[string]string) ([]config.Outcome, error)
 }
-
-// Change tells what became of a changed setting.
-type Change struct {
-	Key     string `json:"key"`
-	Value   string `json:"value"`             // for a setting that was unset, what it is then
-	Unset   string `json:"unset,omitempty"`   // where Value comes from, of a setting that was unset
-	Live    bool   `json:"live"`              // in force now; else from the next start on
-	Restart string `json:"restart,omitempty"` // what must be started again to put it in force, RestartDocker or RestartService; "" if Live or if nothing runs
-	Winner  string `json:"winner,omitempty"`  // what outranks the config file at the next start: SOURCE has KEY=VALUE
-}
-
-// Values of Change.Restart.
-const (
-	RestartDocker  = "dockerd" // a managed plugin is started with it
-	RestartService = "strata"  // strata serve, as a service or otherwise
-)
 
 // Version tells which program answers.
 type Version struct {

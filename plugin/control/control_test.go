@@ -36,13 +36,13 @@ func (s *settings) Options(context.Context) ([]config.Setting, error) {
 	return []config.Setting{{Option: config.Option{Key: "sync", Change: config.Live}, Value: s.sync, Source: "default"}}, nil
 }
 
-func (s *settings) SetOptions(_ context.Context, values map[string]string) ([]control.Change, error) {
+func (s *settings) SetOptions(_ context.Context, values map[string]string) ([]config.Outcome, error) {
 	v, ok := values["sync"]
 	if !ok {
 		return nil, fmt.Errorf("unknown option: %w", errdefs.ErrInvalidArgument)
 	}
 	s.sync = v
-	return []control.Change{{Key: "sync", Value: v, Live: true}}, nil
+	return []config.Outcome{{Key: "sync", Value: v, Live: true}}, nil
 }
 
 // serve starts a server for the store on a unix socket and returns a client and the socket.
@@ -318,7 +318,7 @@ func TestOptions(t *testing.T) {
 	c := fake(t, controltest.New())
 	changes, err := c.SetOptions(t.Context(), map[string]string{"sync": "none"})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, changes, []control.Change{{Key: "sync", Value: "none", Live: true}})
+	assert.DeepEqual(t, changes, []config.Outcome{{Key: "sync", Value: "none", Live: true}})
 	list, err := c.Options(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, list[0].Value, "none")

@@ -223,7 +223,7 @@ func (s *server) options(r *http.Request) ([]config.Setting, error) {
 	return s.Settings.Options(r.Context())
 }
 
-func (s *server) setOptions(r *http.Request) ([]Change, error) {
+func (s *server) setOptions(r *http.Request) ([]config.Outcome, error) {
 	values, err := decode[map[string]string](r)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,6 @@
-// Package daemon is what `strata serve` runs: it listens, finds out where the store lies and what
-// the settings are, opens the store when dockerd says Init or containerd asks first, and serves Docker's GraphDriver
-// protocol and the control API on one socket, and containerd's snapshots on another, until it is told to stop.
+// Package daemon is what `strata serve` runs. It finds out where the store lies and what the settings
+// are, listens, and connects the store's keeper with three front ends: Docker's GraphDriver protocol and
+// the control API on one socket, containerd's snapshots on another.
 package daemon
 
 import (
@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +25,7 @@ import (
 	"strata/plugin/config"
 	"strata/plugin/control"
 	"strata/plugin/graphdriver"
+	"strata/plugin/keeper"
 	"strata/plugin/snapshotter"
 )
 
@@ -45,9 +45,6 @@ type Config struct {
 // does not stop in that time is taken up again by the next process.
 const closePatience = time.Second
 
-// initFile keeps the arguments of dockerd's Init, in the store's directory.
-const initFile = "init.json"
-
 // Run serves until ctx ends, and returns nil if everything ended well. Settings that are wrong are
 // an error at once, before anything listens; a managed plugin listens all the same, and answers every request with that error:
 // of a plugin that does not listen Docker can only say that there is no such file.
@@ -58,7 +55,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer outliveLog()()
 	defer splitLog(c.Log, c.Errors, d.place.hostText)()
-	if err := setLogLevel(d.settings.LogLevel); err != nil {
+	if err := apply(d.settings); err != nil {
 		return err
 	}
 	servers, err := d.listen(ctx)
@@ -70,8 +67,8 @@ func Run(ctx context.Context, c Config) error {
 	}
 	entry := log.G(ctx).WithField("socket", c.Socket).WithField("snapshotter", d.settings.Snapshotter).
 		WithField("root", d.place.HostRoot).WithField("version", c.Version.Version)
-	if d.reason != nil {
-		entry.WithError(d.reason).Error("serving nothing but this error")
+	if reason := d.keeper.Refused(); reason != nil {
+		entry.WithError(reason).Error("serving nothing but this error")
 	} else {
 		entry.Info("serving")
 		servers = append(servers, d.watch)
@@ -107,13 +104,14 @@ func (d *daemon) listen(ctx context.Context) (servers []func(context.Context) er
 		}
 	}
 	if d.Socket != "" {
+		handler := d.handler()
 		l, err := sockets.Listen(ctx, d.Socket)
 		if err != nil {
 			return nil, err
 		}
 		servers = append(servers, func(ctx context.Context) error {
 			server := plugin.Server{Knocked: func() { d.knock.Do(func() { close(d.knocked) }) }}
-			return server.Serve(ctx, l, d.handler())
+			return server.Serve(ctx, l, handler)
 		})
 	}
 	return servers, nil
@@ -124,16 +122,14 @@ func (d *daemon) refuse(err error) error {
 	if !d.facts.managed() {
 		return err
 	}
-	if d.reason == nil {
-		d.reason = err
-	}
+	d.keeper.Refuse(err)
 	return nil
 }
 
 // listenForContainerd makes the snapshotter's socket and connects it with the store.
 func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Sockets) (func(context.Context) error, error) {
 	// The store is opened when somebody asks, but a kubelet measures the file system that it lies on from the beginning.
-	if d.reason == nil {
+	if d.keeper.Refused() == nil {
 		if err := os.Mkdir(d.place.Root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("make the store's directory: %w", err)
 		}
@@ -153,13 +149,7 @@ func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Socket
 	sn := snapshotter.New(snapshotter.Options{
 		HostPath: d.place.hostPath,
 		HostText: d.place.hostText,
-		Store: func(ctx context.Context) (snapshotter.Layers, error) {
-			st, err := d.docker.Store(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return st, nil
-		},
+		Store:    func(ctx context.Context) (snapshotter.Layers, error) { return d.keeper.Store(ctx) },
 	})
 	l, err := sockets.Listen(ctx, socket)
 	if err != nil {
@@ -172,71 +162,59 @@ func (d *daemon) listenForContainerd(ctx context.Context, sockets *plugin.Socket
 // daemon is a serving process.
 type daemon struct {
 	Config
-	table   *config.Table
-	env     config.Source
-	facts   facts
-	place   Placement
-	reason  error // why nothing can be served; nil if it can
-	metrics *control.Metrics
-	docker  *graphdriver.Handler
-	ending  chan struct{} // closed when the propagated mount has been taken away
-	taken   sync.Once
-	knocked chan struct{} // closed when dockerd has seen that the plugin listens
-	knock   sync.Once
-
-	mu       sync.Mutex       // guards what follows; not held while a store opens
-	store    *store.Store     // nil as long as none is open
-	opts     config.Source    // --storage-opt, as of Init
-	now      config.Source    // live changes that the config file cannot express
-	settings *config.Settings // in force
-	late     []string         // keys of --storage-opts that take effect when the plugin is restarted
+	table    *config.Table
+	sources  []config.Source // the environment and the command line
+	settings *config.Settings
+	facts    facts
+	place    Placement
+	keeper   *keeper.Keeper[*store.Store]
+	metrics  *control.Metrics
+	ending   chan struct{} // closed when the propagated mount has been taken away
+	taken    sync.Once
+	knocked  chan struct{} // closed when dockerd has seen that the plugin listens
+	knock    sync.Once
 }
 
 func newDaemon(c Config) (*daemon, error) {
 	d := &daemon{
 		Config: c, table: config.NewTable(c.Backends...), facts: factsOf(c.Environ), ending: make(chan struct{}), knocked: make(chan struct{}),
-		opts: config.Source{Name: config.SourceStorageOpt}, now: config.Source{Name: sourceNow},
 	}
-	err := d.configure()
-	switch {
-	case errors.Is(err, errTaken):
-		return nil, err
-	case err != nil:
-		if err := d.refuse(err); err != nil {
-			return nil, err
+	reason := d.configure()
+	if reason != nil {
+		if errors.Is(reason, errTaken) || !d.facts.managed() {
+			return nil, reason
 		}
 		if err := d.configureRefusal(); err != nil {
 			return nil, err
 		}
 	}
-	d.metrics = control.NewMetrics(c.Version, d.opened)
-	var dockerPath func(string) string
-	if d.place.run != "" {
-		dockerPath = d.place.dockerPath(d.facts.propagated)
-	}
-	d.docker = graphdriver.New(graphdriver.Options{
-		HostPath:    dockerPath,
-		HostText:    d.place.hostText,
-		DataRoot:    d.place.dataRoot,
-		InitFile:    filepath.Join(d.place.Root, initFile),
-		Open:        d.open,
-		Reconfigure: d.reconfigure,
-		Warnings:    d.warnings,
-		Refuse:      func() error { return d.reason },
-		Unseen:      d.unseen,
-		Observer:    d.metrics,
-		Alone:       d.settings.Snapshotter != "",
-		Version:     c.Version.Version,
+	d.keeper = keeper.New(keeper.Options{
+		Table: d.table, Sources: d.sources, Settings: d.settings, Place: d.place.ofStore(), Apply: apply,
+		Restart: d.facts.restart(), Version: c.Version.Version,
 	})
+	if reason != nil {
+		d.keeper.Refuse(reason)
+	}
+	d.metrics = control.NewMetrics(c.Version, d.opened)
 	return d, nil
+}
+
+// apply puts in force what settings say of the process.
+func apply(s *config.Settings) error {
+	if err := log.SetLevel(s.LogLevel); err != nil {
+		return fmt.Errorf("set log level: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // configure finds out the settings and the store's place.
 func (d *daemon) configure() (err error) {
-	if d.env, err = d.table.FromEnv(d.Environ); err != nil {
+	env, err := d.table.FromEnv(d.Environ)
+	if err != nil {
 		return err
 	}
-	if d.settings, err = d.table.Resolve(d.env, d.Flags); err != nil {
+	d.sources = []config.Source{env, d.Flags}
+	if d.settings, err = d.table.Resolve(d.sources...); err != nil {
 		return err
 	}
 	chosen := false
@@ -270,89 +248,48 @@ func (d *daemon) configureRefusal() (err error) {
 
 // handler joins the GraphDriver protocol and the control API.
 func (d *daemon) handler() http.Handler {
+	docker := graphdriver.New(d.keeper, graphdriver.Options{
+		HostPath: d.place.dockerPath(d.facts.propagated), HostText: d.place.hostText,
+		Warnings: d.keeper.Warnings, Unseen: d.unseen, Observer: d.metrics,
+	})
 	api := control.New(control.Options{
-		Store: d.current, Settings: d, Metrics: d.metrics, Version: d.Version,
+		Store: d.controlled, Settings: d.keeper, Metrics: d.metrics, Version: d.Version,
 		Place: func(ctx context.Context) control.Place {
-			return control.Place{HostRoot: d.place.HostRoot, Warnings: d.docker.Warnings(ctx)}
+			return control.Place{HostRoot: d.place.HostRoot, Warnings: d.keeper.Warnings(ctx)}
 		},
 		HostText: d.place.hostText,
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/strata/", api)
 	mux.Handle("/metrics", api)
-	mux.Handle("/", d.docker)
+	mux.Handle("/", docker)
 	return mux
 }
 
-// open opens the store for dockerd's Init. The handler never calls it twice at once.
-func (d *daemon) open(ctx context.Context, init graphdriver.Init) (*store.Store, error) {
-	opts, err := config.FromStorageOpts(init.Opts)
-	if err != nil {
-		return nil, err
-	}
-	s, err := d.resolve(opts)
-	if err != nil {
-		return nil, err
-	}
-	if err := setLogLevel(s.LogLevel); err != nil {
-		return nil, err
-	}
-	c, err := storeConfig(s, d.place)
-	if err != nil {
-		return nil, err
-	}
-	st, err := store.Open(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.store, d.opts, d.settings = st, opts, s
-	return st, nil
-}
-
-// warnings are what docker info and strata info show.
-func (d *daemon) warnings() []string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var all []string
-	if d.place.doubt != "" {
-		all = append(all, d.place.doubt)
-	}
-	if len(d.late) > 0 {
-		all = append(all, fmt.Sprintf("--storage-opt changed %s while the store was open; restart %s to put that in force", strings.Join(d.late, ", "), d.facts.process()))
-	}
-	return all
-}
-
-// current returns the store for the control API, opening it as an earlier process had it if need
+// controlled returns the store for the control API, opening it as an earlier process had it if need
 // be. ErrUnavailable if there was none. The store is not opened before somebody asks: when dockerd
 // starts, its Init follows the start of the plugin, and may have other options than the last.
-func (d *daemon) current(ctx context.Context) (control.Store, error) {
-	st, err := d.docker.Store(ctx)
+func (d *daemon) controlled(ctx context.Context) (control.Store, error) {
+	st, err := d.keeper.Store(ctx)
 	if errdefs.IsFailedPrecondition(err) {
-		return nil, fmt.Errorf("%v: %w", err, errdefs.ErrUnavailable) //nolint:errorlint // one class, not two
+		err = fmt.Errorf("%v: %w", err, errdefs.ErrUnavailable) //nolint:errorlint // one class, not two
 	}
-	if err != nil {
-		return nil, err
-	}
-	return st, nil
+	return st, err
 }
 
 // opened returns the store if it is open; ErrUnavailable otherwise.
 func (d *daemon) opened(context.Context) (control.Store, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.store == nil {
+	s := d.keeper.Current()
+	if s == nil {
 		return nil, fmt.Errorf("no store is open: %w", errdefs.ErrUnavailable)
 	}
-	return d.store, nil
+	return s.Store, nil
 }
 
 func (d *daemon) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
 	defer cancel()
-	err := d.docker.Close(ctx)
+	err := d.keeper.Close(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		log.G(ctx).WithError(err).Warn("ending beside a deletion, which goes on at the next start")
 		return nil

@@ -27,6 +27,7 @@ import (
 	"strata/backend/store"
 	"strata/plugin/config"
 	"strata/plugin/control"
+	"strata/plugin/keeper"
 	"strata/plugin/snapshotter"
 )
 
@@ -45,6 +46,12 @@ func tested(t *testing.T) []backend.Driver {
 	}
 	t.Fatal("there is no vfs")
 	return nil
+}
+
+// rest is a store at rest.
+func rest(t *testing.T, root string, environ []string, flags config.Source) keeper.Rest {
+	t.Helper()
+	return keeper.Rest{Root: root, Backends: tested(t), Environ: environ, Flags: flags}
 }
 
 type vfsOptions struct {
@@ -216,13 +223,13 @@ func TestRestAndServedStoreAreTheSame(t *testing.T) {
 	assert.NilError(t, err)
 
 	// Looking needs no lock; writing does.
-	_, err = OpenAtRest(t.Context(), tested(t), nil, config.Source{}, root, true)
+	_, err = rest(t, root, nil, config.Source{}).Open(t.Context(), true)
 	assert.Assert(t, errdefs.IsUnavailable(err), "%v", err)
 	for _, write := range []bool{false, true} {
 		if write {
 			assert.NilError(t, p.stop())
 		}
-		st, err := OpenAtRest(t.Context(), tested(t), []string{"STRATA_SYNC=none"}, config.Source{}, root, write)
+		st, err := rest(t, root, []string{"STRATA_SYNC=none"}, config.Source{}).Open(t.Context(), write)
 		assert.NilError(t, err)
 		list, err := st.List(t.Context())
 		assert.NilError(t, err)
@@ -256,7 +263,7 @@ func TestStoresAtRest(t *testing.T) {
 	findings := func(options ...string) int {
 		flags, err := config.FromFlags(options)
 		assert.NilError(t, err)
-		st, err := OpenAtRest(t.Context(), tested(t), nil, flags, root, false)
+		st, err := rest(t, root, nil, flags).Open(t.Context(), false)
 		assert.NilError(t, err)
 		found, err := st.Check(t.Context(), store.CheckOptions{})
 		assert.NilError(t, err)
@@ -264,21 +271,21 @@ func TestStoresAtRest(t *testing.T) {
 		return len(found)
 	}
 	assert.Equal(t, findings(), 0)
-	assert.NilError(t, os.Remove(filepath.Join(root, initFile)))
+	assert.NilError(t, os.Remove(filepath.Join(root, keeper.InitFile)))
 	assert.Equal(t, findings(), 1, "without its parent's store the layer cannot be whole")
 	assert.Equal(t, findings("stores="+lower), 0)
-	assert.NilError(t, os.WriteFile(filepath.Join(root, initFile), []byte("{"), 0o600))
-	_, err = OpenAtRest(t.Context(), tested(t), nil, config.Source{}, root, false)
+	assert.NilError(t, os.WriteFile(filepath.Join(root, keeper.InitFile), []byte("{"), 0o600))
+	_, err = rest(t, root, nil, config.Source{}).Open(t.Context(), false)
 	assert.Assert(t, errdefs.IsDataLoss(err), "%v", err)
 }
 
 func TestNoStoreAtRest(t *testing.T) {
-	_, err := OpenAtRest(t.Context(), tested(t), nil, config.Source{}, t.TempDir(), false)
+	_, err := rest(t, t.TempDir(), nil, config.Source{}).Open(t.Context(), false)
 	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
 	root := t.TempDir()
 	for text, want := range map[string]func(error) bool{"": errdefs.IsDataLoss, "{}": errdefs.IsDataLoss, "[]\n": errdefs.IsDataLoss, `{"format":1,"backend":"zip"}` + "\n2e55b041\n": errdefs.IsInvalidArgument} {
 		assert.NilError(t, os.WriteFile(filepath.Join(root, "strata.json"), []byte(text), 0o600))
-		_, err := OpenAtRest(t.Context(), tested(t), nil, config.Source{}, root, false)
+		_, err := rest(t, root, nil, config.Source{}).Open(t.Context(), false)
 		assert.Assert(t, want(err), "%q: %v", text, err)
 	}
 }
@@ -303,16 +310,16 @@ func TestChangingOptions(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		values map[string]string
-		want   []control.Change
+		want   []config.Outcome
 		err    string
 	}{
-		{"live", map[string]string{"sync": "none"}, []control.Change{{Key: "sync", Value: "none", Live: true}}, ""},
+		{"live", map[string]string{"sync": "none"}, []config.Outcome{{Key: "sync", Value: "none", Live: true}}, ""},
 		{"with the prefix", map[string]string{"strata.log-level": "fatal"}, nil, "allowed are"},
-		{"at the next start", map[string]string{"vfs.color": "red"}, []control.Change{{Key: "vfs.color", Value: "red", Restart: control.RestartService}}, ""},
+		{"at the next start", map[string]string{"vfs.color": "red"}, []config.Outcome{{Key: "vfs.color", Value: "red", Restart: config.RestartService}}, ""},
 		{"no store", map[string]string{"stores": "/nowhere"}, nil, "additional store /nowhere: there is no store"},
 		{"another backend's store", map[string]string{"strata.stores": foreign}, nil, "backend thick, want format 1 and backend vfs"},
-		{"a store", map[string]string{"stores": kin}, []control.Change{{Key: "stores", Value: kin, Restart: control.RestartService}}, ""},
-		{"no store any more", map[string]string{"stores": ""}, []control.Change{{Key: "stores", Unset: "default", Restart: control.RestartService}}, ""},
+		{"a store", map[string]string{"stores": kin}, []config.Outcome{{Key: "stores", Value: kin, Restart: config.RestartService}}, ""},
+		{"no store any more", map[string]string{"stores": ""}, []config.Outcome{{Key: "stores", Unset: "default", Restart: config.RestartService}}, ""},
 		{"unknown", map[string]string{"vfs.colour": "red"}, nil, "the known ones are"},
 		{"fixed", map[string]string{"exact-diffs": "false"}, nil, "decided when the store is made"},
 		{"place", map[string]string{"root": "/x"}, nil, "docker plugin set"},
@@ -343,10 +350,10 @@ func TestChangingOptions(t *testing.T) {
 
 	got, err := p.client.SetOptions(t.Context(), map[string]string{"sync": "", "vfs.color": "", "log-level": ""})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, got, []control.Change{
+	assert.DeepEqual(t, got, []config.Outcome{
 		{Key: "log-level", Value: "error", Unset: "flags", Live: true},
 		{Key: "sync", Value: "layer", Unset: "default", Live: true},
-		{Key: "vfs.color", Unset: "default", Restart: control.RestartService},
+		{Key: "vfs.color", Unset: "default", Restart: config.RestartService},
 	})
 	i, err = p.client.Info(t.Context())
 	assert.NilError(t, err)
@@ -355,7 +362,7 @@ func TestChangingOptions(t *testing.T) {
 	assert.Equal(t, p.value("vfs.color"), "red from config file, then  from default")
 
 	// A store that is in use is not at rest.
-	_, err = SetAtRest(tested(t), root, map[string]string{"vfs.color": "red"})
+	_, err = rest(t, root, nil, config.Source{}).SetOptions(map[string]string{"vfs.color": "red"})
 	assert.Assert(t, errdefs.IsUnavailable(err), "%v", err)
 	assert.ErrorContains(t, err, "another process")
 	assert.Equal(t, p.value("vfs.color"), "red from config file, then  from default")
@@ -369,12 +376,12 @@ func TestUnsetWhatNobodyKnows(t *testing.T) {
 	assert.NilError(t, p.stop())
 	file := filepath.Join(root, config.FileName)
 	assert.NilError(t, os.WriteFile(file, []byte(`{"strata.vfs.smell": "x", "sync": "none"}`), 0o600))
-	_, err := SetAtRest(tested(t), root, map[string]string{"vfs.color": "red"})
+	_, err := rest(t, root, nil, config.Source{}).SetOptions(map[string]string{"vfs.color": "red"})
 	assert.ErrorContains(t, err, "vfs.smell")
-	got, err := SetAtRest(tested(t), root, map[string]string{"vfs.smell": ""})
+	got, err := rest(t, root, nil, config.Source{}).SetOptions(map[string]string{"vfs.smell": ""})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, got, []control.Change{{Key: "vfs.smell", Unset: "default"}})
-	_, err = SetAtRest(tested(t), root, map[string]string{"stores": "/nowhere"})
+	assert.DeepEqual(t, got, []config.Outcome{{Key: "vfs.smell", Unset: "default"}})
+	_, err = rest(t, root, nil, config.Source{}).SetOptions(map[string]string{"stores": "/nowhere"})
 	assert.ErrorContains(t, err, "there is no store")
 	p = start(t, root, nil, []string{"log-level=error"})
 	assert.NilError(t, p.init())

@@ -16,8 +16,8 @@ import (
 	"strata/backend/store"
 	"strata/plugin"
 	"strata/plugin/config"
-	"strata/plugin/control"
 	"strata/plugin/graphdriver"
+	"strata/plugin/keeper"
 )
 
 // Placement tells where a store lies, from inside and from the host.
@@ -62,17 +62,9 @@ func (f facts) managed() bool { return f.propagated != "" }
 // restart says what is started again to start this process again.
 func (f facts) restart() string {
 	if f.managed() {
-		return control.RestartDocker
+		return config.RestartDocker
 	}
-	return control.RestartService
-}
-
-// process says what a user calls this process.
-func (f facts) process() string {
-	if f.managed() {
-		return "the plugin"
-	}
-	return "strata serve"
+	return config.RestartService
 }
 
 func factsOf(environ []string) facts {
@@ -196,6 +188,14 @@ func (p *Placement) settle(root string, f facts, seen func(dir string) (bool, er
 
 // hostRun is the source of the mount called run in config.json.
 const hostRun = "/run"
+
+// ofStore is what the store's keeper wants to know.
+func (p Placement) ofStore() keeper.Place {
+	return keeper.Place{
+		Root: p.Root, HostRoot: p.HostRoot, MountDir: p.MountDir, DockerRoot: p.dataRoot, Doubt: p.doubt,
+		Here: p.here, HostText: p.hostText, Unseen: p.unseen,
+	}
+}
 
 // dockerPath translates the path of a mounted layer here into what Docker must be told.
 func (p Placement) dockerPath(propagated string) func(dir string) string {

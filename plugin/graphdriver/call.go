@@ -150,7 +150,7 @@ func (h *Handler) fields(c *call) log.Fields {
 	if c.layer != "" {
 		f["layer"] = c.layer
 	}
-	if a := h.current.Load(); a != nil {
+	if a := h.keeper.current(); a != nil {
 		f["backend"] = a.info.Backend
 	}
 	return f

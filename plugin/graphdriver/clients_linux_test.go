@@ -43,7 +43,7 @@ func TestManyClients(t *testing.T) {
 	for _, image := range images {
 		d.ok("Remove", arguments{ID: id(image)})
 	}
-	s, err := d.h.Store(t.Context())
+	s, err := d.k.Store(t.Context())
 	assert.NilError(t, err)
 	assert.NilError(t, s.Settle(t.Context()))
 	for _, dir := range []string{"layers", "logs", "data/dir", "mnt", "mnt/.own"} {

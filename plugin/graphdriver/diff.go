@@ -27,7 +27,7 @@ func (h *Handler) pair(ctx context.Context, c *call) (q arguments, a *attachment
 	if err := checkIDs(q.ID, q.Parent); err != nil {
 		return q, nil, err
 	}
-	a, err = h.attached(ctx)
+	a, err = h.keeper.session(ctx)
 	return q, a, err
 }
 
@@ -64,7 +64,7 @@ func (h *Handler) applyDiff(ctx context.Context, c *call) error {
 	if err := checkIDs(id, parent); err != nil {
 		return err
 	}
-	a, err := h.attached(ctx)
+	a, err := h.keeper.session(ctx)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (h *Handler) diffSize(ctx context.Context, q arguments) (reply, error) {
 	if err := checkIDs(q.ID, q.Parent); err != nil {
 		return reply{}, err
 	}
-	a, err := h.attached(ctx)
+	a, err := h.keeper.session(ctx)
 	if err != nil {
 		return reply{}, err
 	}

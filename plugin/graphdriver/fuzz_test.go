@@ -18,6 +18,7 @@ import (
 	"strata/backend"
 	"strata/backend/backendtest"
 	"strata/backend/store"
+	"strata/plugin/keeper"
 )
 
 // strict is a store that checks what the handler lets through.
@@ -89,6 +90,8 @@ func (strict) UnmountAll(context.Context) error                { return nil }
 func (s strict) Damaged() int                { return 0 }
 func (s strict) Close(context.Context) error { return nil }
 
+func (s strict) SetSync(store.SyncMode) error { return nil }
+
 // FuzzWire sends any query and body to every method: no panic, no odd layer name at the store, and
 // every answer is one that Docker understands. Whether an Init came before is fuzzed too.
 func FuzzWire(f *testing.F) {
@@ -118,14 +121,12 @@ func FuzzWire(f *testing.F) {
 	logger.SetOutput(io.Discard)
 	ctx := log.WithLogger(context.Background(), logrus.NewEntry(logger))
 	f.Fuzz(func(t *testing.T, method, query string, body []byte, attached bool) {
-		h := newHandler(Options{InitFile: filepath.Join(t.TempDir(), "init.json")}, func(_ context.Context, i Init) (layers, error) {
-			if !filepath.IsAbs(i.Home) {
-				t.Errorf("opened with home %q", i.Home)
-			}
-			return strict{t}, nil
-		})
+		k := keeper.Over(keeping(t, t.TempDir(), nil, nameless()...), func(context.Context, store.Config) (strict, error) { return strict{t}, nil })
+		h := New(k, Options{})
 		if attached {
-			h.current.Store(&attachment{layers: strict{t}})
+			a := &attachment{Layers: strict{t}}
+			h.keeper.session = func(context.Context) (*attachment, error) { return a, nil }
+			h.keeper.current = func() *attachment { return a }
 		}
 		r := (&http.Request{
 			Method: http.MethodPost, Body: io.NopCloser(bytes.NewReader(body)),
@@ -133,6 +134,9 @@ func FuzzWire(f *testing.F) {
 		}).WithContext(ctx)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
+		if s := k.Current(); s != nil && !filepath.IsAbs(s.Init.Home) {
+			t.Errorf("opened with home %q", s.Init.Home)
+		}
 		checkAnswer(t, method, w)
 	})
 }

@@ -21,7 +21,7 @@ func (h *Handler) create(ctx context.Context, q arguments) (reply, error) {
 	if err != nil {
 		return reply{}, fmt.Errorf("create layer %s: %w", q.ID, err)
 	}
-	a, err := h.attached(ctx)
+	a, err := h.keeper.session(ctx)
 	if err != nil {
 		return reply{}, err
 	}
@@ -34,7 +34,7 @@ func (h *Handler) remove(ctx context.Context, q arguments) (reply, error) {
 	if err := checkID(q.ID); err != nil {
 		return reply{}, err
 	}
-	a, err := h.attached(ctx)
+	a, err := h.keeper.session(ctx)
 	if err != nil {
 		return reply{}, err
 	}
@@ -45,7 +45,7 @@ func (h *Handler) get(ctx context.Context, q arguments) (reply, error) {
 	if err := checkID(q.ID); err != nil {
 		return reply{}, err
 	}
-	a, err := h.attached(ctx)
+	a, err := h.keeper.session(ctx)
 	if err != nil {
 		return reply{}, err
 	}
@@ -63,7 +63,7 @@ func (h *Handler) put(ctx context.Context, q arguments) (reply, error) {
 	if err := checkID(q.ID); err != nil {
 		return reply{}, err
 	}
-	a, err := h.attached(ctx)
+	a, err := h.keeper.session(ctx)
 	if err != nil {
 		return reply{}, err
 	}
@@ -74,7 +74,7 @@ func (h *Handler) exists(ctx context.Context, q arguments) (reply, error) {
 	if err := checkID(q.ID); err != nil {
 		return reply{}, err
 	}
-	a, err := h.attached(ctx)
+	a, err := h.keeper.session(ctx)
 	if err != nil {
 		return reply{}, err
 	}
@@ -90,7 +90,7 @@ func (h *Handler) metadata(ctx context.Context, q arguments) (reply, error) {
 	if err := checkID(q.ID); err != nil {
 		return reply{}, err
 	}
-	a, err := h.attached(ctx)
+	a, err := h.keeper.session(ctx)
 	if err != nil {
 		return reply{}, err
 	}

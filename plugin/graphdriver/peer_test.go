@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -24,6 +25,8 @@ import (
 	"strata/backend/backendtest"
 	"strata/backend/store"
 	"strata/plugin"
+	"strata/plugin/config"
+	"strata/plugin/keeper"
 )
 
 // id makes a layer's name of a short one.
@@ -42,15 +45,16 @@ type peer struct {
 	log    *logtest.Hook // what the handler logged
 }
 
-// serve runs h until the test ends, or until stop is called.
-func serve(tb testing.TB, h *Handler) *peer {
+// serve runs a handler over k until the test ends, or until stop is called.
+func serve[S Store](tb testing.TB, k *keeper.Keeper[S], o Options) *peer {
 	tb.Helper()
-	return serveWrapped(tb, nil, h)
+	return serveWrapped(tb, nil, k, o)
 }
 
-// serveWrapped serves what wrap makes of h.
-func serveWrapped(tb testing.TB, wrap func(http.Handler) http.Handler, h *Handler) *peer {
+// serveWrapped serves what wrap makes of the handler.
+func serveWrapped[S Store](tb testing.TB, wrap func(http.Handler) http.Handler, k *keeper.Keeper[S], o Options) *peer {
 	tb.Helper()
+	h := New(k, o)
 	var handler http.Handler = h
 	if wrap != nil {
 		handler = wrap(h)
@@ -75,7 +79,7 @@ func serveWrapped(tb testing.TB, wrap func(http.Handler) http.Handler, h *Handle
 		cancel()
 		transport.CloseIdleConnections()
 		assert.Check(tb, <-done)
-		assert.Check(tb, h.Close(context.Background()))
+		assert.Check(tb, k.Close(context.Background()))
 	})
 	tb.Cleanup(func() { p.stop() })
 	return p
@@ -112,7 +116,7 @@ func (p *peer) ok(method string, args any) answer {
 
 func (p *peer) init() answer {
 	p.t.Helper()
-	return p.ok("Init", Init{Home: "/prop/strata"})
+	return p.ok("Init", keeper.Init{Home: "/prop/strata"})
 }
 
 func (p *peer) create(short, parent string) {
@@ -285,25 +289,73 @@ func (f *fake) Close(context.Context) error {
 	return nil
 }
 
+// SetSync implements keeper.Store.
+func (f *fake) SetSync(m store.SyncMode) error { return f.note("sync %s", m) }
+
+// keeping are the options of a keeper of a store in root, with the given backends and settings.
+func keeping(tb testing.TB, root string, pairs []string, backends ...backend.Driver) keeper.Options {
+	tb.Helper()
+	table := config.NewTable(backends...)
+	flags, err := config.FromFlags(append(pairs, "root="+root))
+	assert.NilError(tb, err)
+	settings, err := table.Resolve(flags)
+	assert.NilError(tb, err)
+	return keeper.Options{
+		Table: table, Sources: []config.Source{flags}, Settings: settings, Place: keeper.Place{Root: root, HostRoot: root}, Version: "test",
+	}
+}
+
+// nameless are backends that have no options and open nothing.
+func nameless() []backend.Driver {
+	none := func() any { return &struct{}{} }
+	return []backend.Driver{{Name: "fake", Config: none}, {Name: "vfs", Config: none}}
+}
+
 // rig is a handler over a fake store, with its Init file in a directory of the test.
 type rig struct {
 	*peer
 	fake   *fake
-	opened []Init // what Open was given
+	k      *keeper.Keeper[Store]
+	root   string
+	opened []store.Config // what open was given
+	open   func(ctx context.Context) (Store, error)
 }
 
 func newRig(tb testing.TB, o Options) *rig {
 	tb.Helper()
-	if o.InitFile == "" {
-		o.InitFile = filepath.Join(tb.TempDir(), "init.json")
-	}
-	r := &rig{fake: &fake{info: store.StoreInfo{Backend: "fake", Root: "/store"}}}
-	r.peer = serve(tb, newHandler(o, func(_ context.Context, i Init) (layers, error) {
-		r.opened = append(r.opened, i)
-		return r.fake, nil
-	}))
+	return newRigIn(tb, tb.TempDir(), o)
+}
+
+func newRigIn(tb testing.TB, root string, o Options) *rig {
+	tb.Helper()
+	r := &rig{root: root, fake: &fake{info: store.StoreInfo{Backend: "fake", Root: "/store"}}}
+	r.open = func(context.Context) (Store, error) { return r.fake, nil }
+	r.k = keeper.Over(keeping(tb, root, nil, nameless()...), func(ctx context.Context, c store.Config) (Store, error) {
+		r.opened = append(r.opened, c)
+		return r.open(ctx)
+	})
+	r.peer = serve(tb, r.k, o)
 	return r
 }
+
+// saved returns the Init that is kept for the next process.
+func saved(t *testing.T, root string) keeper.Init {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, keeper.InitFile))
+	assert.NilError(t, err)
+	var f struct{ Init keeper.Init }
+	assert.NilError(t, json.Unmarshal(text, &f))
+	return f.Init
+}
+
+// openedWith checks that a handler opened its store once, for this Init.
+func openedWith(t *testing.T, r *rig, want keeper.Init) {
+	t.Helper()
+	assert.Equal(t, len(r.opened), 1)
+	assert.DeepEqual(t, r.k.Current().Init, want)
+}
+
+func second[T any](_ T, err error) error { return err }
 
 // pattern is a stream of n bytes. Docker's client may still be reading it when a call has returned.
 type pattern struct {

@@ -22,6 +22,7 @@ import (
 	"strata/backend"
 	"strata/backend/store"
 	"strata/plugin"
+	"strata/plugin/keeper"
 )
 
 // What Docker requires of a graphdriver plugin, and the tests that hold it, by the R in their names.
@@ -30,7 +31,7 @@ import (
 // R22 for each backend; the last column says where else a requirement is held.
 //
 //	R01 listen first, Init attaches           TestR01ListenFirst InitIsIdempotent InitIsReentrant InitOutlivesItsClient InitReconfigures
-//	R02 Init is persisted                     TestR02RestartWithoutInit BrokenInitFile NothingBeforeInit InitFileRoundTrip InitFileIsReplacedWhole
+//	R02 Init is persisted                     TestR02RestartWithoutInit BrokenInitFile NothingBeforeInit keeper: InitFileRoundTrip InitFileIsReplacedWhole
 //	R03 IDs by grammar                        TestR03OddIDsTouchNothing RetriesWithoutBodyAreRefused ClientRetriesAreRefused, FuzzWire
 //	R04 errors on the wire                    TestR04ErrorsReachTheUser DiffIsCutNotEnded ApplyErrorBeatsTheStream ExistsIsFalseForTheMissing
 //	R05 no timeouts, no lock across a stream  TestR05CommitPipesDiffIntoApply CommitOverTheStore; plugin: TestR05NoTimeouts
@@ -55,13 +56,13 @@ import (
 func TestR01ListenFirst(t *testing.T) {
 	opening, release := make(chan struct{}), make(chan struct{})
 	f := &fake{}
-	h := newHandler(Options{InitFile: filepath.Join(t.TempDir(), "init.json")}, func(context.Context, Init) (layers, error) {
+	k := keeper.Over(keeping(t, t.TempDir(), nil, nameless()...), func(context.Context, store.Config) (*fake, error) {
 		close(opening)
 		<-release // a long recovery
 		return f, nil
 	})
 	begin := time.Now()
-	p := serve(t, h)
+	p := serve(t, k, Options{})
 	var a answer
 	assert.NilError(t, p.docker.Call("Plugin.Activate", nil, &a))
 	assert.DeepEqual(t, a.Implements, []string{"GraphDriver"})
@@ -69,7 +70,7 @@ func TestR01ListenFirst(t *testing.T) {
 
 	inited := make(chan error, 1)
 	go func() {
-		_, err := p.call("Init", Init{Home: "/prop/strata"})
+		_, err := p.call("Init", keeper.Init{Home: "/prop/strata"})
 		inited <- err
 	}()
 	<-opening
@@ -84,7 +85,7 @@ func TestR01InitIsIdempotent(t *testing.T) {
 	r := newRig(t, Options{})
 	r.init()
 	r.ok("Get", arguments{ID: id("a")})
-	written, err := os.Stat(r.h.o.InitFile)
+	written, err := os.Stat(filepath.Join(r.root, keeper.InitFile))
 	assert.NilError(t, err)
 	r.fake.take()
 	for range 3 {
@@ -93,7 +94,7 @@ func TestR01InitIsIdempotent(t *testing.T) {
 	assert.Equal(t, len(r.opened), 1)
 	assert.Equal(t, len(r.fake.take()), 0, "Init must not touch an open store")
 	assert.Equal(t, r.fake.mounts, 1)
-	again, err := os.Stat(r.h.o.InitFile)
+	again, err := os.Stat(filepath.Join(r.root, keeper.InitFile))
 	assert.NilError(t, err)
 	assert.Assert(t, os.SameFile(written, again), "the same arguments are not written again")
 }
@@ -103,7 +104,7 @@ func TestR01InitIsReentrant(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			_, err := r.call("Init", Init{Home: "/prop/strata"})
+			_, err := r.call("Init", keeper.Init{Home: "/prop/strata"})
 			assert.Check(t, err)
 			_, err = r.call("Get", arguments{ID: id("a")})
 			assert.Check(t, err)
@@ -118,7 +119,7 @@ func TestR01InitOutlivesItsClient(t *testing.T) {
 	opening := make(chan struct{})
 	r := newRig(t, Options{})
 	opened := make(chan error, 1)
-	r.h.open = func(ctx context.Context, _ Init) (layers, error) {
+	r.open = func(ctx context.Context) (Store, error) {
 		close(opening)
 		select {
 		case <-ctx.Done():
@@ -141,51 +142,45 @@ func TestR01InitOutlivesItsClient(t *testing.T) {
 }
 
 func TestR01InitReconfigures(t *testing.T) {
-	first := Init{Home: "/prop/strata", Opts: []string{"sync=layer"}}
-	next := Init{Home: "/prop/strata", Opts: []string{"sync=none"}}
+	first := keeper.Init{Home: "/prop/strata", Opts: []string{"sync=layer"}}
+	next := keeper.Init{Home: "/prop/strata", Opts: []string{"sync=none"}}
 	t.Run("refused", func(t *testing.T) {
 		r := newRig(t, Options{})
 		r.ok("Init", first)
-		_, err := r.call("Init", next)
-		assert.ErrorContains(t, err, `options changed from ["sync=layer"] to ["sync=none"]`)
-		saved, err := loadInit(r.h.o.InitFile)
-		assert.NilError(t, err)
-		assert.DeepEqual(t, saved, first)
+		_, err := r.call("Init", keeper.Init{Home: "/prop/strata", Opts: []string{"exact-diffs=false"}})
+		assert.ErrorContains(t, err, `change options from ["sync=layer"] to ["exact-diffs=false"]: the store has exact-diffs for ever`)
+		assert.DeepEqual(t, saved(t, r.root), first)
 		r.ok("Get", arguments{ID: id("a")})
 	})
 	t.Run("possible", func(t *testing.T) {
 		r := newRig(t, Options{})
-		r.h.change = func(_ context.Context, _ layers, old, changed Init) error {
-			assert.Check(t, is.DeepEqual(old, first))
-			assert.Check(t, is.DeepEqual(changed, next))
-			return nil
-		}
 		r.ok("Init", first)
+		r.fake.take()
 		r.ok("Init", next)
-		saved, err := loadInit(r.h.o.InitFile)
-		assert.NilError(t, err)
-		assert.DeepEqual(t, saved, next)
+		assert.DeepEqual(t, r.fake.take(), []string{"sync none"})
+		assert.DeepEqual(t, saved(t, r.root), next)
+		assert.DeepEqual(t, r.k.Current().Init, next)
 		assert.Equal(t, len(r.opened), 1)
 	})
 	t.Run("after a failed open", func(t *testing.T) {
 		r := newRig(t, Options{})
-		r.h.open = func(context.Context, Init) (layers, error) { return nil, errors.New("no such backend") }
+		r.open = func(context.Context) (Store, error) { return nil, errors.New("no such backend") }
 		_, err := r.call("Init", next)
 		assert.ErrorContains(t, err, "no such backend")
-		_, err = os.Stat(r.h.o.InitFile)
+		_, err = os.Stat(filepath.Join(r.root, keeper.InitFile))
 		assert.ErrorIs(t, err, os.ErrNotExist, "what could not be opened is not kept")
-		r.h.open = func(context.Context, Init) (layers, error) { return r.fake, nil }
+		r.open = func(context.Context) (Store, error) { return r.fake, nil }
 		r.ok("Init", first)
 	})
 }
 
 func TestR02RestartWithoutInit(t *testing.T) {
-	o := Options{InitFile: filepath.Join(t.TempDir(), "init.json")}
-	want := Init{
+	root := t.TempDir()
+	want := keeper.Init{
 		Home: "/prop/strata:latest", Opts: []string{"backend=vfs", "sync=none"},
 		UIDMaps: []backend.IDRange{{Host: 100000, Size: 65536}}, GIDMaps: []backend.IDRange{{Host: 200000, Size: 65536}},
 	}
-	first := newRig(t, o)
+	first := newRigIn(t, root, Options{})
 	first.ok("Init", want)
 	first.stop()
 	assert.Assert(t, first.fake.closed)
@@ -203,22 +198,22 @@ func TestR02RestartWithoutInit(t *testing.T) {
 		{"Changes", arguments{ID: id("a")}},
 	} {
 		t.Run(call.method, func(t *testing.T) {
-			again := newRig(t, o)
+			again := newRigIn(t, root, Options{})
 			again.ok(call.method, call.args)
-			assert.DeepEqual(t, again.opened, []Init{want})
+			openedWith(t, again, want)
 		})
 	}
 	t.Run("Diff", func(t *testing.T) {
-		again := newRig(t, o)
+		again := newRigIn(t, root, Options{})
 		_, err := again.diff("a", "")
 		assert.NilError(t, err)
-		assert.DeepEqual(t, again.opened, []Init{want})
+		openedWith(t, again, want)
 	})
 	t.Run("Resume", func(t *testing.T) {
-		again := newRig(t, o)
-		assert.NilError(t, again.h.Resume(t.Context()))
-		assert.NilError(t, again.h.Resume(t.Context()))
-		assert.DeepEqual(t, again.opened, []Init{want})
+		again := newRigIn(t, root, Options{})
+		assert.NilError(t, second(again.k.Session(t.Context())))
+		assert.NilError(t, second(again.k.Session(t.Context())))
+		openedWith(t, again, want)
 	})
 }
 
@@ -230,23 +225,23 @@ func TestR02BrokenInitFile(t *testing.T) {
 		{"no home", `{"format":1,"init":{}}`, "not an absolute path"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "init.json")
+			root := t.TempDir()
+			file := filepath.Join(root, keeper.InitFile)
 			assert.NilError(t, os.WriteFile(file, []byte(tc.content), 0o600))
-			r := newRig(t, Options{InitFile: file})
+			r := newRigIn(t, root, Options{})
 			_, err := r.call("Get", arguments{ID: id("a")})
 			assert.ErrorContains(t, err, tc.want)
 			assert.ErrorContains(t, err, file)
 			assert.Equal(t, len(r.opened), 0)
 			r.init() // mends it
 			assert.Equal(t, len(r.opened), 1)
-			_, err = loadInit(file)
-			assert.NilError(t, err)
+			assert.Equal(t, saved(t, root).Home, "/prop/strata")
 		})
 	}
 }
 
 func TestR02NothingBeforeInit(t *testing.T) {
-	r := newRig(t, Options{Warnings: func() []string { return []string{"mind the gap"} }})
+	r := newRig(t, Options{Warnings: func(context.Context) []string { return []string{"mind the gap"} }})
 	for _, method := range []string{
 		"Create", "CreateReadWrite", "Remove", "Get", "Put", "Exists", "GetMetadata", "Diff", "Changes", "DiffSize",
 	} {
@@ -255,7 +250,7 @@ func TestR02NothingBeforeInit(t *testing.T) {
 	}
 	_, err := r.apply("a", "", strings.NewReader("tar"))
 	assert.ErrorContains(t, err, "not initialised")
-	assert.Assert(t, errdefs.IsFailedPrecondition(r.h.Resume(t.Context())))
+	assert.Assert(t, errdefs.IsFailedPrecondition(second(r.k.Session(t.Context()))))
 	assert.Assert(t, !r.ok("Capabilities", arguments{}).Capabilities.ReproducesExactDiffs)
 	assert.DeepEqual(t, r.ok("Status", arguments{}).Status, [][2]string{{"Backend", "not initialised"}, {"WARNING", "mind the gap"}})
 	r.ok("Cleanup", arguments{})
@@ -495,7 +490,7 @@ func TestR08CloseLeavesMounts(t *testing.T) {
 	r.stop()
 	assert.Assert(t, r.fake.closed)
 	assert.Equal(t, r.fake.mounts, 1)
-	assert.Assert(t, errdefs.IsUnavailable(r.h.Resume(t.Context())), "nobody opens the store again")
+	assert.Assert(t, errdefs.IsUnavailable(second(r.k.Session(t.Context()))), "nobody opens the store again")
 }
 
 func TestR09EmptyStreamIsRefused(t *testing.T) {
@@ -572,7 +567,7 @@ func TestPanicOfTheStoreFailsOneCall(t *testing.T) {
 
 func TestR15LabelsAndMapsReachTheStore(t *testing.T) {
 	r := newRig(t, Options{})
-	r.ok("Init", Init{Home: "/prop/strata", UIDMaps: []backend.IDRange{{Host: 7, Size: 9}}, GIDMaps: []backend.IDRange{{Host: 8, Size: 9}}})
+	r.ok("Init", keeper.Init{Home: "/prop/strata", UIDMaps: []backend.IDRange{{Host: 7, Size: 9}}, GIDMaps: []backend.IDRange{{Host: 8, Size: 9}}})
 	r.ok("CreateReadWrite", arguments{ID: id("a"), MountLabel: "label:a", StorageOpt: map[string]string{"size": "10G"}})
 	assert.DeepEqual(t, r.fake.create, store.CreateOptions{
 		Label: "label:a", Limit: 10 << 30,
@@ -605,14 +600,14 @@ func TestR16GetAnswersTheHostPath(t *testing.T) {
 func TestR17HomeAsTypedIsTheSameStore(t *testing.T) {
 	r := newRig(t, Options{})
 	for _, home := range []string{"/prop/strata", "/prop/strata:latest", "/prop/x/strata", "/prop/" + id("plugin")} {
-		r.ok("Init", Init{Home: home})
+		r.ok("Init", keeper.Init{Home: home})
 		r.ok("Get", arguments{ID: id("a")})
 	}
 	assert.Equal(t, len(r.opened), 1)
 }
 
 func TestRepliesAreDockers(t *testing.T) {
-	r := newRig(t, Options{Warnings: func() []string { return []string{"no propagation"} }})
+	r := newRig(t, Options{Warnings: func(context.Context) []string { return []string{"no propagation"} }})
 	r.fake.info = store.StoreInfo{
 		Backend: "fake", Root: "/store", Sync: store.SyncLayer, ExactDiffs: true, Stores: []string{"/other"}, Mounted: 2,
 		Layers: map[store.State]int{store.StateReady: 9, store.StateRemoving: 2, store.StateApplying: 1},

@@ -24,7 +24,7 @@ import (
 func TestRemoveBesideStalledClients(t *testing.T) {
 	d := newDisk(t, false)
 	d.wrap = func(h http.Handler) http.Handler {
-		open := func(ctx context.Context) (control.Store, error) { return d.h.Store(ctx) }
+		open := func(ctx context.Context) (control.Store, error) { return d.k.Store(ctx) }
 		admin := control.New(control.Options{Store: open, Metrics: control.NewMetrics(control.Version{}, open)})
 		mux := http.NewServeMux()
 		mux.Handle("/strata/", admin)

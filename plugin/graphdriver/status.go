@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"strata/backend/store"
 	"strata/plugin"
+	"strata/plugin/keeper"
 )
 
 // activate is asked of legacy plugins only.
@@ -21,12 +20,11 @@ func (h *Handler) activate(context.Context) (reply, error) {
 
 // optional returns the store, or nil if no Init has been received yet.
 func (h *Handler) optional(ctx context.Context) (*attachment, error) {
-	if h.current.Load() == nil && h.failed.Load() == nil && h.o.Refuse() == nil {
-		if _, err := os.Stat(h.o.InitFile); errors.Is(err, fs.ErrNotExist) {
-			return nil, nil //nolint:nilnil // nil is the answer
-		}
+	a, err := h.keeper.session(ctx)
+	if errors.Is(err, keeper.ErrNoInit) {
+		return nil, nil //nolint:nilnil // nil is the answer
 	}
-	return h.attached(ctx)
+	return a, err
 }
 
 // capabilities promises exact diffs if the store was made with that promise. Docker asks once, after Init.
@@ -69,25 +67,10 @@ func (h *Handler) status(ctx context.Context) (reply, error) {
 			rows[i][1] = h.o.HostText(rows[i][1])
 		}
 	}
-	for _, w := range h.Warnings(ctx) {
+	for _, w := range h.o.Warnings(ctx) {
 		rows = append(rows, [2]string{"WARNING", w})
 	}
 	return reply{Status: rows}, nil
-}
-
-// Warnings are what an administrator should know of, a line each: those of Options, what is damaged, and what Docker
-// knows and the open store does not have.
-func (h *Handler) Warnings(ctx context.Context) (all []string) {
-	if h.o.Warnings != nil {
-		all = h.o.Warnings()
-	}
-	if a := h.current.Load(); a != nil {
-		all = append(all, plugin.Damaged(a.Damaged())...)
-		if w := h.lostWarning(ctx, a); w != "" {
-			all = append(all, w)
-		}
-	}
-	return all
 }
 
 func storeRows(i store.StoreInfo) [][2]string {

@@ -22,6 +22,7 @@ import (
 	"strata/backend"
 	"strata/backend/backendtest"
 	"strata/backend/store"
+	"strata/plugin/keeper"
 )
 
 func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
@@ -29,6 +30,7 @@ func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
 // disk is a handler over a real store with the simplest backend there is.
 type disk struct {
 	*peer
+	k     *keeper.Keeper[*store.Store]
 	root  string
 	exact bool
 	wrap  func(http.Handler) http.Handler // from the next restart on; nil is none
@@ -55,12 +57,13 @@ func newDisk(t *testing.T, exact bool) *disk {
 // start begins a process's life on the store: with no memory of the one before but what is on disk.
 func (d *disk) start(t *testing.T) {
 	t.Helper()
-	d.peer = serveWrapped(t, d.wrap, New(Options{
-		InitFile: filepath.Join(d.root, "init.json"),
-		Open: func(ctx context.Context, _ Init) (*store.Store, error) {
-			return store.Open(ctx, store.Config{Root: d.root, Backend: "dir", New: backendtest.NewDir, ExactDiffs: d.exact})
+	d.k = keeper.New(keeping(t, d.root, []string{fmt.Sprint("exact-diffs=", d.exact)}, backend.Driver{
+		Name: "dir", Config: func() any { return &struct{}{} },
+		Open: func(ctx context.Context, env backend.Env, _ any) (backend.Backend, error) {
+			return backendtest.NewDir(ctx, env)
 		},
 	}))
+	d.peer = serveWrapped(t, d.wrap, d.k, Options{})
 }
 
 func (d *disk) restart(t *testing.T) {
@@ -382,7 +385,7 @@ func TestR14NothingIsGuessedToBeGarbage(t *testing.T) {
 func TestR15OwnersAreMappedBothWays(t *testing.T) {
 	d := newDisk(t, false)
 	m := []backend.IDRange{{Container: 0, Host: 100_000, Size: 65_536}}
-	d.ok("Init", Init{Home: "/prop/strata", UIDMaps: m, GIDMaps: m})
+	d.ok("Init", keeper.Init{Home: "/prop/strata", UIDMaps: m, GIDMaps: m})
 	d.create("x", "")
 	_, err := d.apply("x", "", bytes.NewReader(makeTar(t, entry{name: "root"}, entry{name: "user", uid: 1000})))
 	assert.NilError(t, err)

@@ -19,7 +19,9 @@ import (
 	"strata/backend/backendtest"
 	"strata/backend/store"
 	"strata/plugin"
+	"strata/plugin/config"
 	"strata/plugin/graphdriver"
+	"strata/plugin/keeper"
 )
 
 // propagated is the propagated mount of the pretended plugin.
@@ -58,13 +60,11 @@ func (r *rig) start(tb testing.TB, opts []string, ids idtools.IdentityMapping) (
 	tb.Helper()
 	root := filepath.Join(r.dir, "store")
 	d := &driver{t: tb, root: root, done: make(chan error, 1), parents: map[string]string{}, seen: map[string]bool{}}
-	d.handler = graphdriver.New(graphdriver.Options{
-		InitFile: filepath.Join(root, "init.json"),
-		HostPath: graphdriver.Climb(propagated, root, root),
-		Open: func(ctx context.Context, _ graphdriver.Init) (*store.Store, error) {
-			return store.Open(ctx, store.Config{Root: root, Backend: r.name, New: r.open, ExactDiffs: r.exact})
-		},
-	})
+	var err error
+	if d.keeper, err = r.keep(root); err != nil {
+		return nil, err
+	}
+	handler := graphdriver.New(d.keeper, graphdriver.Options{HostPath: graphdriver.Climb(propagated, root, root)})
 	r.life++
 	socket := filepath.Join(r.run, fmt.Sprintf("%d.sock", r.life))
 	ctx, stop := context.WithCancel(context.Background())
@@ -74,7 +74,7 @@ func (r *rig) start(tb testing.TB, opts []string, ids idtools.IdentityMapping) (
 		stop()
 		return nil, err
 	}
-	go func() { d.done <- new(plugin.Server).Serve(ctx, l, d.handler) }()
+	go func() { d.done <- new(plugin.Server).Serve(ctx, l, handler) }()
 	client, err := plugins.NewClient("unix://"+socket, nil)
 	if err != nil {
 		return nil, errors.Join(err, d.end())
@@ -87,6 +87,22 @@ func (r *rig) start(tb testing.TB, opts []string, ids idtools.IdentityMapping) (
 		return nil, errors.Join(err, d.end())
 	}
 	return d, nil
+}
+
+// keep makes the owner of the store in root.
+func (r *rig) keep(root string) (*keeper.Keeper[*store.Store], error) {
+	table := config.NewTable(backend.Driver{
+		Name: r.name, Config: func() any { return &struct{}{} },
+		Open: func(ctx context.Context, env backend.Env, _ any) (backend.Backend, error) { return r.open(ctx, env) },
+	})
+	flags, err := config.FromFlags([]string{"root=" + root, fmt.Sprint("exact-diffs=", r.exact)})
+	if err != nil {
+		return nil, err
+	}
+	settings, err := table.Resolve(flags)
+	return keeper.New(keeper.Options{
+		Table: table, Sources: []config.Source{flags}, Settings: settings, Place: keeper.Place{Root: root, HostRoot: root},
+	}), err
 }
 
 // managedPlugin is what dockerd knows about an installed plugin, and a getter that finds no other.
@@ -120,7 +136,7 @@ type driver struct {
 	moby.Driver
 	t       testing.TB
 	root    string
-	handler *graphdriver.Handler
+	keeper  *keeper.Keeper[*store.Store]
 	stop    context.CancelFunc
 	done    chan error
 	parents map[string]string // of the layers that were created
@@ -170,7 +186,7 @@ func (d *driver) Cleanup() error {
 
 // sweep checks the store and removes all layers, children first.
 func (d *driver) sweep(ctx context.Context) error {
-	s, err := d.handler.Store(ctx)
+	s, err := d.keeper.Store(ctx)
 	if err != nil {
 		return err
 	}
@@ -199,5 +215,5 @@ func (d *driver) sweep(ctx context.Context) error {
 
 func (d *driver) end() error {
 	d.stop()
-	return errors.Join(<-d.done, d.handler.Close(context.Background()))
+	return errors.Join(<-d.done, d.keeper.Close(context.Background()))
 }

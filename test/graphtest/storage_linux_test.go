@@ -96,7 +96,7 @@ func (d *storageDriver) create(do func(name, parent string, o *moby.CreateOpts) 
 
 func (d *storageDriver) CreateFromTemplate(name, template string, _ *idtools.IDMappings, parent string, _ *idtools.IDMappings, _ *storage.CreateOpts, _ bool) error {
 	ctx := context.Background()
-	s, err := d.driver.handler.Store(ctx)
+	s, err := d.driver.keeper.Store(ctx)
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (d *storageDriver) Exists(name string) bool { return d.driver.Exists(name) 
 // ListLayers lists children before their parents, by the names that they have in the store.
 func (d *storageDriver) ListLayers() ([]string, error) {
 	ctx := context.Background()
-	s, err := d.driver.handler.Store(ctx)
+	s, err := d.driver.keeper.Store(ctx)
 	if err != nil {
 		return nil, err
 	}

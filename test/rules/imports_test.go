@@ -24,9 +24,15 @@ const anyBackend = "backend/*"
 // remembers, backends store. A backend imports neither the store nor a front end nor a sibling.
 func directions() []direction {
 	contract := []string{"backend", "backend/regular", "backend/internal/..."}
+	keeping := []string{"plugin", "backend", "backend/regular", "backend/store"}
 	return []direction{
 		{".", []string{"plugin/...", "backend", "backend/all", "backend/store"}},
 		{"plugin", []string{"plugin/...", "backend", "backend/regular", "backend/store"}},
+		// Front ends know the store's owner and not each other; the owner knows none of them.
+		{"plugin/keeper", append([]string{"plugin/config"}, keeping...)},
+		{"plugin/graphdriver", []string{"plugin", "plugin/keeper", "backend", "backend/store"}},
+		{"plugin/snapshotter", keeping},
+		{"plugin/control", []string{"plugin", "plugin/config", "plugin/control", "backend", "backend/store"}},
 		{"backend", nil},
 		{anyBackend, contract},
 		{"backend/regular", nil},

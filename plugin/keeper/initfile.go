@@ -1,4 +1,4 @@
-package graphdriver
+package keeper
 
 import (
 	"bytes"
@@ -11,9 +11,47 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strata/backend"
 	"strata/backend/regular"
 	"strata/plugin"
 )
+
+// Init is what Docker says when it starts to use a driver.
+type Init struct {
+	// Home is the directory that Docker proposes: the plugin's propagated mount, or Docker's data
+	// root, joined with the driver's name as the user typed it ("strata", "strata:latest", ...).
+	// Whoever decides where the store lies must not let it depend on the last component.
+	Home string
+	// Opts are Docker's --storage-opt values, as they are.
+	Opts []string
+	// UIDMaps and GIDMaps are those of userns-remap, else empty.
+	UIDMaps []backend.IDRange
+	GIDMaps []backend.IDRange
+}
+
+// IDMap returns how the layers are to be stored, nil for no map.
+func (i Init) IDMap() *backend.IDMap {
+	if len(i.UIDMaps) == 0 && len(i.GIDMaps) == 0 {
+		return nil
+	}
+	return &backend.IDMap{UIDs: i.UIDMaps, GIDs: i.GIDMaps}
+}
+
+func (i Init) check() error {
+	if !filepath.IsAbs(i.Home) {
+		return fmt.Errorf("init: home %q is not an absolute path: %w", i.Home, errdefs.ErrInvalidArgument)
+	}
+	if err := i.IDMap().Check(); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	if _, _, err := i.IDMap().Root(); err != nil {
+		return fmt.Errorf("init: no owner for the root directory of layers: %w", err)
+	}
+	return nil
+}
+
+// InitFile is the name of the file with the arguments of the last Init, in the store's directory.
+const InitFile = "init.json"
 
 // initFormat is the version of the file's format.
 const initFormat = 1

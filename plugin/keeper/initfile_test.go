@@ -1,10 +1,11 @@
-package graphdriver
+package keeper
 
 import (
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
@@ -47,4 +48,19 @@ func TestR02InitFileIsReplacedWhole(t *testing.T) {
 	assert.DeepEqual(t, got, Init{Home: "/a"})
 
 	assert.ErrorIs(t, saveInit(filepath.Join(dir, "none", "init.json"), "v1", Init{Home: "/a"}), os.ErrNotExist)
+}
+
+// A map that Linux would not take is refused before any layer is stored with it.
+func TestRefusedMaps(t *testing.T) {
+	good := []backend.IDRange{{Host: 7, Size: 9}}
+	assert.NilError(t, Init{Home: "/h", UIDMaps: good, GIDMaps: good}.check())
+	for name, bad := range map[string][]backend.IDRange{
+		"beyond 2^32": {{Host: 4294967000, Size: 65536}},
+		"up to 2^32":  {{Host: 1, Size: 4294967295}},
+		"overlap":     {{Host: 7, Size: 9}, {Container: 8, Host: 100, Size: 9}},
+	} {
+		for _, i := range []Init{{Home: "/h", UIDMaps: bad, GIDMaps: good}, {Home: "/h", UIDMaps: good, GIDMaps: bad}} {
+			assert.Assert(t, errdefs.IsInvalidArgument(i.check()), "%s: %v", name, i.check())
+		}
+	}
 }

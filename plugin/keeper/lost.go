@@ -1,4 +1,4 @@
-package graphdriver
+package keeper
 
 import (
 	"context"
@@ -18,10 +18,10 @@ import (
 
 // layerDB returns the directory where Docker keeps its record of the layers of the driver whose home it says is
 // home (moby layer/filestore.go), as seen here, and the data root that it lies in; "" if it is not there or cannot
-// be seen. dataRoot is Docker's data root, "" for the one that home lies in.
+// be seen. dataRoot is Docker's data root, "" for the one that home lies in. home is "" if Docker has said nothing.
 func layerDB(dataRoot, home string) (dir, root string) {
 	name := ""
-	for home != filepath.Dir(home) {
+	for home != "" && home != filepath.Dir(home) {
 		name = filepath.Join(filepath.Base(home), name) // as the user typed it, so that there may be slashes in it
 		home = filepath.Dir(home)
 		if root = dataRoot; root == "" {
@@ -37,17 +37,17 @@ func layerDB(dataRoot, home string) (dir, root string) {
 
 // lost counts what Docker has known since before the store was made, and the store does not have: layers of images, and
 // containers. They were in another store, on a disk that is not mounted, or in a directory that was removed.
-func (a *attachment) lost(ctx context.Context, db string) (images, containers int, err error) {
-	if images, err = a.unknown(ctx, filepath.Join(db, "sha256"), "cache-id"); err != nil {
+func (s *Session[S]) lost(ctx context.Context, db string) (images, containers int, err error) {
+	if images, err = s.unknown(ctx, filepath.Join(db, "sha256"), "cache-id"); err != nil {
 		return 0, 0, err
 	}
-	containers, err = a.unknown(ctx, filepath.Join(db, "mounts"), "mount-id")
+	containers, err = s.unknown(ctx, filepath.Join(db, "mounts"), "mount-id")
 	return images, containers, err
 }
 
 // unknown counts the directories in dir that are older than the store, and in which file holds the ID of a layer
 // that it does not have.
-func (a *attachment) unknown(ctx context.Context, dir, file string) (n int, err error) {
+func (s *Session[S]) unknown(ctx context.Context, dir, file string) (n int, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -56,14 +56,14 @@ func (a *attachment) unknown(ctx context.Context, dir, file string) (n int, err 
 		return 0, err
 	}
 	for _, e := range entries {
-		text, err := readOlder(filepath.Join(dir, e.Name(), file), a.info.Created)
+		text, err := readOlder(filepath.Join(dir, e.Name(), file), s.Info.Created)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // it is younger, or Docker removes it
 			continue
 		case err != nil:
 			return n, err
 		}
-		if _, err := a.Stat(ctx, strings.TrimSpace(string(text))); errdefs.IsNotFound(err) {
+		if _, err := s.Store.Stat(ctx, strings.TrimSpace(string(text))); errdefs.IsNotFound(err) {
 			n++
 		} else if err != nil {
 			return n, err
@@ -85,19 +85,19 @@ func readOlder(path string, t time.Time) ([]byte, error) {
 }
 
 // lostWarning says what Docker knows and the store does not have, "" for nothing.
-func (h *Handler) lostWarning(ctx context.Context, a *attachment) string {
-	db, root := layerDB(h.o.DataRoot, a.init.Home)
+func (k *Keeper[S]) lostWarning(ctx context.Context, s *Session[S]) string {
+	db, root := layerDB(k.o.Place.DockerRoot, s.Init.Home)
 	if db == "" {
 		return ""
 	}
-	images, containers, err := a.lost(ctx, db)
+	images, containers, err := s.lost(ctx, db)
 	switch {
 	case err != nil:
-		return h.o.HostText(fmt.Sprintf("cannot compare the store with Docker's record of layers: %v", err))
+		return k.o.Place.hostText(fmt.Sprintf("cannot compare the store with Docker's record of layers: %v", err))
 	case images+containers == 0:
 		return ""
 	}
-	return h.o.HostText(fmt.Sprintf("the store in %s is new (%s), and Docker has older layers that are not in it: %d of images and %d of containers (strata check --docker-root %s names them). "+
+	return k.o.Place.hostText(fmt.Sprintf("the store in %s is new (%s), and Docker has older layers that are not in it: %d of images and %d of containers (strata check --docker-root %s names them). "+
 		"If the disk with the old store is not mounted, stop Docker, mount it and start Docker again; if the old store is gone, remove these containers and images",
-		a.info.Root, a.info.Created.Local().Format(time.DateTime), images, containers, root))
+		s.Info.Root, s.Info.Created.Local().Format(time.DateTime), images, containers, root))
 }

@@ -1,6 +1,7 @@
-package graphdriver
+package keeper
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"gotest.tools/v3/assert"
 
 	"strata/backend/store"
@@ -57,33 +61,31 @@ func TestLostStoreIsNoticed(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			root := t.TempDir()
-			home, o := filepath.Join(root, tc.typed), Options{}
+			home, f := filepath.Join(root, tc.typed), &fake{info: store.StoreInfo{Root: "/store", Created: made}}
+			o := options(t, filepath.Join(t.TempDir(), "strata"))
 			if tc.managed {
-				home, o.DataRoot = "/propagated/"+tc.typed, root
+				home, o.Place.DockerRoot = "/propagated/"+tc.typed, root
 			}
 			db := filepath.Join(root, "image", tc.typed, "layerdb")
 			assert.NilError(t, os.MkdirAll(db, 0o700))
 			tc.known(t, db)
-			r := newRig(t, o)
-			r.fake.info = store.StoreInfo{Backend: "fake", Root: "/store", Created: made}
-			r.fake.onAny = func(call string) error {
-				if strings.HasPrefix(call, "stat lost") {
+			f.stat = func(name string) error {
+				if strings.HasPrefix(name, "lost") {
 					return fmt.Errorf("layer: %w", errdefs.ErrNotFound)
 				}
 				return nil
 			}
-			r.ok("Init", Init{Home: home})
-			var shown, logged string
-			for _, row := range r.ok("Status", arguments{}).Status {
-				if row[0] == "WARNING" {
-					shown += row[1]
-				}
-			}
-			for _, e := range r.log.AllEntries() {
+			k := over(t, o, func(context.Context, store.Config) (*fake, error) { return f, nil })
+			logger, hook := logtest.NewNullLogger()
+			ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
+			assert.NilError(t, k.Init(ctx, Init{Home: home}))
+			var logged string
+			for _, e := range hook.AllEntries() {
 				if strings.Contains(e.Message, "Docker has older layers") {
 					logged += e.Message
 				}
 			}
+			shown := strings.Join(k.Warnings(ctx), "\n")
 			assert.Equal(t, shown, logged)
 			assert.Equal(t, shown != "", tc.says != "", shown)
 			assert.Assert(t, strings.Contains(shown, tc.says), shown)
