@@ -89,13 +89,6 @@ type Narrower interface {
 	Narrow(ctx context.Context, l Layer, upper, lower string) (unchanged func(dev, ino uint64) bool, err error)
 }
 
-// Applier unpacks an uncompressed layer tar into an empty layer and returns the sum of the file
-// sizes in it. It is for backends that keep no files, such as disk images. Without it the store
-// unpacks into Placer's directory or a mount.
-type Applier interface {
-	Apply(ctx context.Context, l Layer, r io.Reader) (int64, error)
-}
-
 // Meter tells what a layer occupies without reading the parents. Without it the store walks the
 // layer's Place, or the mounted tree.
 type Meter interface {

@@ -16,8 +16,8 @@ import (
 	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/layerdir"
+	"strata/backend/internal/layertar/dirsink"
 	"strata/backend/internal/layertar/pack"
-	"strata/backend/internal/layertar/unpack"
 	"strata/backend/internal/tree"
 )
 
@@ -166,7 +166,7 @@ func (b *btrfs) Remove(ctx context.Context, l backend.Layer) error {
 // file system.
 func (b *btrfs) SyncCreated(ctx context.Context, l backend.Layer) error {
 	if l.Limit > 0 || len(b.Env.Stores) > 0 {
-		return unpack.Flush(ctx, b.Env.Home)
+		return dirsink.Flush(ctx, b.Env.Home)
 	}
 	if len(l.Parents) > 0 {
 		return nil

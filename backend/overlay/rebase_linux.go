@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
-	"strata/backend/internal/layertar/unpack"
+	"strata/backend/internal/layertar/dirsink"
 )
 
 // Rebase settles what unpacking had to leave open as long as it was not known what is below: whiteouts that hide nothing,
@@ -21,7 +21,7 @@ func (o *overlay) Rebase(ctx context.Context, l backend.Layer) error {
 		return fmt.Errorf("%d layers below, overlay takes %d: %w", len(l.Parents), maxLowers-1, errdefs.ErrInvalidArgument)
 	}
 	diff := filepath.Join(o.env.Home, l.ID, diffDir)
-	err := unpack.Settle(ctx, diff, unpack.Options{Whiteouts: o.whiteouts(), Marks: o.whiteouts(), IDMap: l.IDMap, Below: o.below(l)})
+	err := dirsink.Settle(ctx, diff, dirsink.Options{Whiteouts: o.whiteouts(), Marks: o.whiteouts(), IDMap: l.IDMap, Below: o.below(l)})
 	if err != nil || len(l.Parents) == 0 {
 		return err
 	}

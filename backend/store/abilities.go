@@ -8,7 +8,7 @@ type abilities struct {
 	placer    backend.Placer
 	differ    backend.Differ
 	changer   backend.Changer
-	applier   backend.Applier
+	sinker    backend.Sinker
 	meter     backend.Meter
 	limiter   backend.Limiter
 	idMapper  backend.IDMapper
@@ -32,7 +32,7 @@ func findAbilities(b backend.Backend) (a abilities) {
 	a.placer, _ = backend.As[backend.Placer](b)
 	a.differ, _ = backend.As[backend.Differ](b)
 	a.changer, _ = backend.As[backend.Changer](b)
-	a.applier, _ = backend.As[backend.Applier](b)
+	a.sinker, _ = backend.As[backend.Sinker](b)
 	a.meter, _ = backend.As[backend.Meter](b)
 	a.limiter, _ = backend.As[backend.Limiter](b)
 	a.idMapper, _ = backend.As[backend.IDMapper](b)
@@ -57,7 +57,7 @@ func (a abilities) describe() []backend.Field {
 	compare := choose(a.narrower != nil, "compare what changed", "compare trees")
 	return []backend.Field{
 		{Name: "files", Value: choose(a.placer != nil, "in place", "in a mount")},
-		{Name: "apply", Value: choose(a.applier != nil, "native", choose(a.placer != nil, "unpack in place", "unpack into a mount"))},
+		{Name: "apply", Value: choose(a.sinker != nil, "native", choose(a.placer != nil, "unpack in place", "unpack into a mount"))},
 		{Name: "diff", Value: choose(a.differ != nil, "native", compare)},
 		{Name: "changes", Value: choose(a.changer != nil, "native", compare)},
 		{Name: "narrow", Value: choose(a.narrower != nil, "native", "look at every name")},

@@ -14,6 +14,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
+	"strata/backend/internal/layertar/dirsink"
 	"strata/backend/internal/layertar/tarlog"
 	"strata/backend/internal/layertar/unpack"
 	"strata/backend/internal/tree"
@@ -124,7 +125,7 @@ func (l *layer) unused() error {
 // fill unpacks r into a layer in state applying and makes it durable, and seals it if r is the whole.
 func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a Applied, err error) {
 	var log *tarlog.Writer
-	exact := whole && s.meta.ExactDiffs && s.able.applier == nil
+	exact := whole && s.meta.ExactDiffs
 	if exact {
 		if log, err = tarlog.Create(s.logPath(l)); err != nil {
 			return a, err
@@ -195,7 +196,7 @@ func (s *Store) settle(ctx context.Context, d backend.Layer, log *tarlog.Writer)
 			return err
 		}
 	}
-	if s.able.content != nil || s.able.placer != nil && s.able.applier == nil {
+	if s.able.content != nil || s.able.placer != nil && s.able.sinker == nil {
 		return nil // sealing will do it, or unpacking has done it
 	}
 	return s.syncContent(ctx, d)
@@ -216,23 +217,33 @@ func (s *Store) syncContent(ctx context.Context, d backend.Layer) error {
 	if err != nil {
 		return err
 	}
-	return unpack.Flush(ctx, p.Dir)
+	return dirsink.Flush(ctx, p.Dir)
 }
 
 // unpack applies a tar to a layer that nobody else uses.
 func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, o unpack.Options) (res unpack.Result, err error) {
-	if s.able.applier != nil {
-		res.Size, err = s.able.applier.Apply(ctx, d, r)
-		return res, err
+	if s.able.sinker != nil {
+		return s.unpackInto(ctx, d, r, o)
 	}
 	place, release, err := s.place(ctx, d)
 	if err != nil {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	o.Whiteouts, o.Marks, o.Below = place.Whiteouts, place.Marks, place.Below
-	o.IDMap, o.Durable = d.IDMap, s.durable() && s.able.content == nil
-	return unpack.Apply(ctx, place.Dir, r, o)
+	return dirsink.Apply(ctx, place.Dir, r, dirsink.Options{
+		Whiteouts: place.Whiteouts, Marks: place.Marks, Below: place.Below,
+		IDMap: d.IDMap, Durable: s.durable() && s.able.content == nil,
+	}, o)
+}
+
+// unpackInto applies a tar to a layer of a backend that keeps no files.
+func (s *Store) unpackInto(ctx context.Context, d backend.Layer, r io.Reader, o unpack.Options) (res unpack.Result, err error) {
+	sink, err := s.able.sinker.Sink(ctx, d)
+	if err != nil {
+		return res, err
+	}
+	o.IDMap = d.IDMap
+	return unpack.Apply(ctx, sink, r, o)
 }
 
 // noteOddities logs what a layer's tar has and the layer has not, one line for each kind however many there are.
@@ -252,5 +263,5 @@ func noteOddities(ctx context.Context, name string, res unpack.Result) {
 
 // syncHome makes the whole file system of the backend's home durable.
 func (s *Store) syncHome(ctx context.Context) error {
-	return unpack.Flush(ctx, home(s.cfg.Root, s.meta.Backend))
+	return dirsink.Flush(ctx, home(s.cfg.Root, s.meta.Backend))
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 
 	"strata/backend"
+	"strata/backend/internal/layertar/dirsink"
 	"strata/backend/internal/layertar/pack"
 	"strata/backend/internal/layertar/tarcodec"
 	"strata/backend/internal/layertar/tarlog"
@@ -89,17 +90,33 @@ func (s *Store) compareInto(ctx context.Context, p *pairing, w io.Writer) error 
 
 // replay gives back the tar that filled a layer.
 func (s *Store) replay(ctx context.Context, l *layer, w io.Writer) (err error) {
-	dir, release, err := s.files(ctx, l)
+	src, release, err := s.source(ctx, l)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, release()) }()
+	defer func() { err = errors.Join(err, src.Close(), release()) }()
 	tar, err := tarlog.Open(s.logPath(l.data()))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, tar.Close()) }()
-	return tar.Replay(ctx, w, dir)
+	return tar.Replay(ctx, w, src)
+}
+
+// source opens the contents of the files that a tar has put into a layer.
+func (s *Store) source(ctx context.Context, l *layer) (src backend.Source, release func() error, err error) {
+	if s.able.sinker != nil {
+		src, err = s.able.sinker.Source(ctx, s.describe(l))
+		return src, func() error { return nil }, err
+	}
+	dir, release, err := s.files(ctx, l)
+	if err != nil {
+		return nil, nil, err
+	}
+	if src, err = dirsink.Open(dir); err != nil {
+		return nil, nil, errors.Join(err, release())
+	}
+	return src, release, nil
 }
 
 // files gives access to the files that a layer itself holds.

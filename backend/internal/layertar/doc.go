@@ -4,6 +4,7 @@
 //   - openat: files below an open directory
 //   - tarlog: the log that gives a tar back byte for byte
 //   - pack: changes of a directory as a layer tar
-//   - unpack: layer tars into a directory
+//   - unpack: the reader of layer tars, which drives a sink
+//   - dirsink: a directory as a sink, and as the source that a log is replayed from
 //   - tartest: what their tests share
 package layertar

@@ -21,7 +21,7 @@ func TestEncode(t *testing.T) {
 			Mtime: Stamp{rapid.Int64Range(-1<<40, 1<<40).Draw(t, "sec"), rapid.Int64Range(0, 999999999).Draw(t, "nsec")},
 		}
 		if rapid.Bool().Draw(t, "attribute") {
-			e.Xattrs = []Xattr{{"user.k", string(rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "value"))}}
+			e.Xattrs = []Xattr{{Name: "user.k", Value: string(rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "value"))}}
 		}
 		var c Encoder
 		h, err := tar.NewReader(bytes.NewReader(append(c.Encode(e), make([]byte, 2*BlockSize)...))).Next()

@@ -1,5 +1,7 @@
 package tarcodec
 
+import "strata/backend"
+
 // Limits on what a tar may make us keep in memory.
 const (
 	// MaxSpecial bounds an extension header, but for a sparse map in it, bytes. archive/tar has the same limit.
@@ -30,7 +32,7 @@ func (s Stamp) Before(o Stamp) bool {
 }
 
 // Xattr is an extended attribute.
-type Xattr struct{ Name, Value string }
+type Xattr = backend.Xattr
 
 // Entry is one member of a tar with its extension headers worked in. Names are as in the tar.
 type Entry struct {

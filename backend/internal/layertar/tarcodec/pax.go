@@ -168,7 +168,7 @@ func (x *extension) record(key, value string) error {
 	case "uname", "gname":
 	default:
 		if name, ok := strings.CutPrefix(key, xattrPrefix); ok {
-			x.xattrs = append(x.xattrs, Xattr{name, value})
+			x.xattrs = append(x.xattrs, Xattr{Name: name, Value: value})
 			return nil
 		}
 		if name, ok := strings.CutPrefix(key, "GNU.sparse."); ok {

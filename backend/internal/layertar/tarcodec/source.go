@@ -19,17 +19,18 @@ const (
 	maxBlocks = 32
 )
 
-// block is a piece of the stream. It is shared, without copying, by the parser, the digest and the
+// Block is a part of the stream. It is shared, without copying, by the parser, the digest and the
 // writers of the files in it; the last to release it makes it free for reading.
-type block struct {
+type Block struct {
 	buf  []byte
 	refs atomic.Int32
-	home chan<- *block
+	home chan<- *Block
 }
 
-func (b *block) retain() { b.refs.Add(1) }
+func (b *Block) retain() { b.refs.Add(1) }
 
-func (b *block) release() {
+// Release gives up one reference.
+func (b *Block) Release() {
 	if b.refs.Add(-1) == 0 {
 		b.home <- b // has room for all blocks
 	}
@@ -42,9 +43,9 @@ type source struct {
 	done  <-chan struct{} // closed to stop
 	cause func() error    // why it was closed
 
-	free  chan *block
+	free  chan *Block
 	made  int
-	cur   *block
+	cur   *Block
 	pos   int // of the reader in cur
 	end   int // of the data in cur
 	total int64
@@ -56,15 +57,15 @@ type source struct {
 
 // Piece is a run of bytes in a block, with a reference to it.
 type Piece struct {
-	b    *block
-	Data []byte
+	Block *Block
+	Data  []byte
 }
 
 // Release gives the bytes back. They are not to be used any more.
 func (p *Piece) Release() {
-	if p.b != nil {
-		p.b.release()
-		p.b = nil
+	if p.Block != nil {
+		p.Block.Release()
+		p.Block = nil
 	}
 }
 
@@ -73,7 +74,7 @@ func newSource(ctx context.Context, in io.Reader) *source {
 		in:     in,
 		done:   ctx.Done(),
 		cause:  func() error { return context.Cause(ctx) },
-		free:   make(chan *block, maxBlocks),
+		free:   make(chan *Block, maxBlocks),
 		digest: make(chan Piece, maxBlocks),
 		sum:    make(chan [sha256.Size]byte, 1),
 	}
@@ -106,7 +107,7 @@ func (s *source) retire() {
 	s.pos, s.end = 0, 0
 }
 
-func (s *source) block() (*block, error) {
+func (s *source) block() (*Block, error) {
 	select {
 	case b := <-s.free:
 		b.refs.Store(1)
@@ -115,7 +116,7 @@ func (s *source) block() (*block, error) {
 	}
 	if s.made < maxBlocks {
 		s.made++
-		b := &block{buf: make([]byte, BlockLen), home: s.free}
+		b := &Block{buf: make([]byte, BlockLen), home: s.free}
 		b.refs.Store(1)
 		return b, nil
 	}

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/go-cmp/cmp"
 	"gotest.tools/v3/assert"
 
 	"strata/backend/internal/layertar/tartest"
@@ -53,7 +52,7 @@ func TestPAXPieces(t *testing.T) {
 		var x extension
 		assert.NilError(t, feed(&x, good, piece))
 		assert.Equal(t, x.path, "p")
-		assert.DeepEqual(t, x.xattrs, []Xattr{{"user.k", "v\nw"}}, cmp.AllowUnexported(Xattr{}))
+		assert.DeepEqual(t, x.xattrs, []Xattr{{Name: "user.k", Value: "v\nw"}})
 		list, err := x.sparse.segments()
 		assert.NilError(t, err)
 		assert.Assert(t, len(list) == 2 && list[0] == Segment{1, 2} && list[1] == Segment{30, 4}, "%v", list)

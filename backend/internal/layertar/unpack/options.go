@@ -5,26 +5,19 @@ import (
 	"strata/backend/internal/layertar/tarlog"
 )
 
-// Options say how Apply unpacks a tar.
+// Options say how Apply reads a tar.
 type Options struct {
-	// Whiteouts is how deletions are stored in the directory.
-	Whiteouts backend.Whiteouts
-	// Marks is what marks act where the layer is mounted, if Whiteouts does not say so: what would be one is kept out.
+	// Literal says that the sink stores marks as files: names like .wh.x mean nothing.
+	Literal bool
+	// Marks is what marks act where the layer is mounted: attributes that would be one are left out.
 	Marks backend.Whiteouts
-	// Below opens the view of what the layers below show, for the dialects of overlay. It is called when that is first
-	// asked for. nil says that it is not known yet; Settle is to be called once it is.
-	Below func() (backend.Below, error)
-	// IDMap maps the tar's owners to those on disk. nil changes nothing.
+	// IDMap maps the tar's owners to those that the layer stores. nil changes nothing.
 	IDMap *backend.IDMap
 	// Log records what Replay needs to give the tar back byte for byte. nil records nothing. Apply
 	// completes the log but leaves Sync and Close, or after an error Abort, to the caller.
 	Log *tarlog.Writer
-	// Durable makes everything that was unpacked durable before Apply returns: see the package comment.
-	Durable bool
 	// AllowEmpty takes a stream of no bytes for a layer without entries. Otherwise it is io.ErrUnexpectedEOF.
 	AllowEmpty bool
-	// Workers is how many files are written at a time. 0 takes the default.
-	Workers int
 }
 
 // Result describes a tar that was applied.
