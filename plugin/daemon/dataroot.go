@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 
 	"github.com/moby/sys/mountinfo"
+
+	"strata/plugin"
 )
 
 // dataRoot returns the data root of the dockerd that runs this plugin, as seen here, or "" if it cannot be seen.
@@ -19,8 +21,8 @@ func dataRoot(f facts, mounts []*mountinfo.Info) string {
 		if m.Major != propagated.Major || m.Minor != propagated.Minor {
 			continue
 		}
-		_, inData := below(m.Mountpoint, f.data)
-		if rest, ok := below(root, m.Root); ok && inData {
+		_, inData := plugin.Below(f.data, m.Mountpoint)
+		if rest, ok := plugin.Below(m.Root, root); ok && inData {
 			return filepath.Join(m.Mountpoint, rest)
 		}
 	}

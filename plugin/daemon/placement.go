@@ -228,10 +228,10 @@ func plausible(m *mountinfo.Info, hostDir string) bool {
 
 // hostPath translates a path here into the host's.
 func (p Placement) hostPath(dir string) string {
-	if rest, ok := below(dir, p.data); ok {
+	if rest, ok := plugin.Below(p.data, dir); ok {
 		return filepath.Join(p.hostData, rest)
 	}
-	if rest, ok := below(dir, p.run); ok {
+	if rest, ok := plugin.Below(p.run, dir); ok {
 		return filepath.Join(hostRun, rest)
 	}
 	return dir
@@ -260,7 +260,7 @@ func (p Placement) socket(path string) (string, error) {
 	if p.data == "" || path == "" {
 		return path, nil
 	}
-	rest, ok := below(path, hostRun)
+	rest, ok := plugin.Below(hostRun, path)
 	if !ok {
 		return "", fmt.Errorf("socket %s does not lie in %s, which is where a plugin can have one on the host: %w", path, hostRun, errdefs.ErrInvalidArgument)
 	}
@@ -272,20 +272,9 @@ func (p Placement) here(dir string) (string, error) {
 	if p.data == "" {
 		return dir, nil
 	}
-	rest, ok := below(dir, p.hostData)
+	rest, ok := plugin.Below(p.hostData, dir)
 	if !ok {
 		return "", fmt.Errorf("directory %s does not lie in %s, which is all that the plugin sees of the host: %w", dir, p.hostData, errdefs.ErrInvalidArgument)
 	}
 	return filepath.Join(p.data, rest), nil
-}
-
-// below returns the rest of a path in dir. No path is below "".
-func below(path, dir string) (string, bool) {
-	if dir == "" {
-		return "", false
-	}
-	if path == dir {
-		return "", true
-	}
-	return strings.CutPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

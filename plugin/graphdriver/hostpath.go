@@ -3,6 +3,8 @@ package graphdriver
 import (
 	"path/filepath"
 	"strings"
+
+	"strata/plugin"
 )
 
 // maxDepth is how many directories deep Docker's data root may lie. What is too much does no harm:
@@ -20,19 +22,10 @@ const maxDepth = 64
 // plugin without a propagated mount, whose paths Docker joins to the plugin's root file system.
 func Climb(propagated, inside, host string) func(dir string) string {
 	return func(dir string) string {
-		rest, ok := below(inside, dir)
-		if _, own := below(propagated, dir); own || !ok {
+		rest, ok := plugin.Below(inside, dir)
+		if _, own := plugin.Below(propagated, dir); own || !ok {
 			return dir
 		}
 		return strings.TrimSuffix(propagated, "/") + strings.Repeat("/..", maxDepth) + filepath.Join("/", host, rest)
 	}
-}
-
-// below returns the part of path that follows dir.
-func below(dir, path string) (rest string, ok bool) {
-	rel, err := filepath.Rel(dir, path)
-	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-		return "", false
-	}
-	return rel, true
 }
