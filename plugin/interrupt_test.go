@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,7 +25,8 @@ func TestInterruptedRead(t *testing.T) {
 					}
 					return
 				}
-				interrupt, done := stopReading(w)
+				answer := Watch(w)
+				interrupt, done := stopReading(answer)
 				if whole {
 					_, err := io.ReadAll(r.Body)
 					assert.Check(t, err)
@@ -37,7 +39,9 @@ func TestInterruptedRead(t *testing.T) {
 					assert.Check(t, err != nil)
 				}
 				done()
-				http.Error(w, "the layer was removed", http.StatusInternalServerError)
+				answer.Header().Set("Content-Type", "application/x-tar")
+				answer.Reset()
+				assert.Check(t, WriteError(answer, http.StatusInternalServerError, errors.New("the layer was removed")))
 			}))
 			defer server.Close()
 			client := server.Client()
@@ -61,7 +65,7 @@ func TestInterruptedRead(t *testing.T) {
 			}
 			code, text := post("/interrupted", body)
 			assert.Equal(t, code, http.StatusInternalServerError)
-			assert.Equal(t, text, "the layer was removed")
+			assert.Equal(t, text, `{"Err":"the layer was removed"}`)
 			code, text = post("/later", nil)
 			assert.Equal(t, code, http.StatusOK, text)
 		})

@@ -132,8 +132,8 @@ func streamed(s *server, contentType string, f func(r *http.Request, w io.Writer
 	const buffer = 256 << 10 // bytes; a tar is mostly file content, so large writes
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", contentType)
-		started := &startWriter{w: w}
-		b := bufio.NewWriterSize(started, buffer)
+		out := plugin.Watch(w)
+		b := bufio.NewWriterSize(out, buffer)
 		ctx, done := plugin.Writing(w, r)
 		err := f(r.WithContext(ctx), b) //nolint:contextcheck // it is made of the request's
 		done()
@@ -143,24 +143,13 @@ func streamed(s *server, contentType string, f func(r *http.Request, w io.Writer
 		if err == nil {
 			return
 		}
-		if !started.started {
+		if !out.Begun() {
 			s.fail(w, r, err)
 			return
 		}
 		log.G(r.Context()).WithField("op", r.URL.Path).WithError(err).Error("control stream failed")
-		panic(http.ErrAbortHandler)
+		out.Cut()
 	}
-}
-
-// startWriter remembers whether anything was written.
-type startWriter struct {
-	w       io.Writer
-	started bool
-}
-
-func (s *startWriter) Write(p []byte) (int, error) {
-	s.started = true
-	return s.w.Write(p)
 }
 
 func (s *server) version(*http.Request) (Version, error) { return s.Version, nil }

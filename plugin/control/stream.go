@@ -7,14 +7,15 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+
+	"strata/plugin"
 )
 
 // stream writes events, one a line, and pushes each out at once. Safe for concurrent use.
 type stream struct {
-	mu      sync.Mutex // serialises writes and last
-	w       http.ResponseWriter
-	last    time.Time // of the last progress event
-	started bool
+	mu   sync.Mutex // serialises writes and last
+	w    *plugin.Response
+	last time.Time // of the last progress event
 }
 
 // events makes a handler of a function that reports by events. A failure before the first event gets
@@ -22,9 +23,9 @@ type stream struct {
 func events(s *server, f func(r *http.Request, out *stream) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		out := &stream{w: w}
+		out := &stream{w: plugin.Watch(w)}
 		err := f(r, out)
-		if err != nil && !out.started {
+		if err != nil && !out.w.Begun() {
 			s.fail(w, r, err)
 			return
 		}
@@ -47,9 +48,8 @@ func (s *stream) send(e event) error {
 }
 
 func (s *stream) sendLocked(e event) error {
-	if !s.started {
+	if !s.w.Begun() {
 		s.w.Header().Set("Content-Type", "application/x-ndjson")
-		s.started = true
 	}
 	if err := json.NewEncoder(s.w).Encode(e); err != nil {
 		return err

@@ -36,29 +36,19 @@ type capability struct{ ReproducesExactDiffs bool }
 
 // call is one request on its way.
 type call struct {
-	w     http.ResponseWriter
+	w     *plugin.Response
 	r     *http.Request
 	op    string
 	layer string // for the log, once it is known
 
-	begun   bool  // something of the response was sent
 	in, out int64 // bytes of tar
 }
 
 // Write sends a part of a tar.
 func (c *call) Write(b []byte) (int, error) {
-	n, err := body{c}.Write(b)
+	n, err := c.w.Write(b)
 	c.out += int64(n)
 	return n, err
-}
-
-// body is what a call answers with.
-type body struct{ c *call }
-
-// Write sends a part of the response.
-func (b body) Write(p []byte) (int, error) {
-	b.c.begun = true
-	return b.c.w.Write(p)
 }
 
 // Read receives a part of a tar.
@@ -68,10 +58,7 @@ func (c *call) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *call) reply(v any) error {
-	c.begun = true
-	return plugin.WriteJSON(c.w, http.StatusOK, v)
-}
+func (c *call) reply(v any) error { return plugin.WriteJSON(c.w, http.StatusOK, v) }
 
 // name notes which layer the call is about. What is no layer's name is not for the log.
 func (c *call) name(id string) {
@@ -121,7 +108,7 @@ func bare(h *Handler, op string, do func(ctx context.Context) (reply, error)) ht
 // counts, and cuts the connection of a response that broke off.
 func (h *Handler) serve(op string, do func(ctx context.Context, c *call) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &call{w: w, r: r, op: op}
+		c := &call{w: plugin.Watch(w), r: r, op: op}
 		start := time.Now()
 		err := do(r.Context(), c)
 		took := time.Since(start)
@@ -131,16 +118,16 @@ func (h *Handler) serve(op string, do func(ctx context.Context, c *call) error) 
 		if err == nil {
 			return
 		}
-		if c.begun {
-			panic(http.ErrAbortHandler) // net/http's way to say: do not end the response cleanly
+		if c.w.Begun() {
+			c.w.Cut()
 		}
 		status := http.StatusInternalServerError
 		if errdefs.IsInvalidArgument(err) {
 			status = http.StatusBadRequest
 		}
-		clear(w.Header())
+		c.w.Reset()
 		told := errors.New(h.o.HostText(err.Error()))
-		_ = plugin.WriteError(w, status, told) // the error is logged; who does not listen need not know it
+		_ = plugin.WriteError(c.w, status, told) // the error is logged; who does not listen need not know it
 	})
 }
 

@@ -96,7 +96,7 @@ func (h *Handler) changes(ctx context.Context, c *call) error {
 		return err
 	}
 	c.w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
-	w := bufio.NewWriterSize(body{c}, streamBuffer)
+	w := bufio.NewWriterSize(c.w, streamBuffer)
 	_, err = w.WriteString(`{"Changes":`)
 	if err == nil {
 		ctx, done := plugin.Writing(c.w, c.r)
