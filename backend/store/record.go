@@ -41,10 +41,10 @@ type record struct {
 // What the name of a file in layers/ says beyond the layer's ID (doc.go). Renaming a file is all it
 // takes to change it.
 const (
-	newSuffix  = ".new"  // the layer is being made, or a draft, or the record is about to replace another
-	partSuffix = ".part" // the layer is being filled
-	goneSuffix = ".gone" // the layer was removed
-	tmpSuffix  = ".tmp"  // text that is being written
+	newSuffix  = ".new"            // the layer is being made, or a draft, or the record is about to replace another
+	partSuffix = ".part"           // the layer is being filled
+	goneSuffix = ".gone"           // the layer was removed
+	tmpSuffix  = regular.Temporary // text that is being written
 )
 
 // maxRecord is how long a record may be, in bytes: twice the longest message that containerd takes, which has its labels.
@@ -86,14 +86,8 @@ func syncFile(path string) error { return tree.Sync(path) }
 // writeFile replaces path by what encode makes of v. After a crash path holds the old or the new
 // text, whole; if synced the new one survives a power cut once its directory is synced, too.
 func writeFile(path string, v any, sync syncer) error {
-	tmp := path + tmpSuffix
-	err := writeText(tmp, v, sync)
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp) // the next Open sweeps what stays
-		return fmt.Errorf("write %s: %w", path, err)
+	if err := regular.Replace(path, func(tmp string) error { return writeText(tmp, v, sync) }); err != nil {
+		return fmt.Errorf("write %s: %w", path, err) // the next Open sweeps what stays
 	}
 	return failpoint.Hit("store.record.renamed")
 }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend/internal/mount"
-	"strata/backend/internal/tree"
+	"strata/backend/regular"
 )
 
 // note is what the file dataset in Home says: the parent dataset's name, and its guid, by which it is known again
@@ -36,24 +36,9 @@ func readNote(home string) (note, error) {
 	return note{name, guid}, nil
 }
 
-// writeNote replaces the note.
-func writeNote(home string, n note) (err error) {
-	path := filepath.Join(home, noteFile)
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := fmt.Fprintf(f, "%s\n%s\n", n.name, n.guid); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return err
-	}
-	return tree.Sync(home)
+// writeNote replaces the note, durably.
+func writeNote(home string, n note) error {
+	return regular.ReplaceDurably(filepath.Join(home, noteFile), fmt.Appendf(nil, "%s\n%s\n", n.name, n.guid))
 }
 
 // locate finds the parent dataset: the one that the store was made with, else the wanted one, else that on which home

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,42 +112,10 @@ func WriteFile(path string, list []Assignment) error {
 	if err != nil {
 		return fmt.Errorf("write config file: %w", err)
 	}
-	if err := replace(path, append(data, '\n')); err != nil {
+	if err := regular.ReplaceDurably(path, append(data, '\n')); err != nil {
 		return fmt.Errorf("write config file: %w", err)
 	}
 	return nil
-}
-
-// replace writes a temporary file, syncs it, renames it over path and syncs the directory.
-func replace(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Set returns list with a's key assigned anew. Keys are compared without the prefix "strata.".

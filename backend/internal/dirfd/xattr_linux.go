@@ -32,7 +32,7 @@ func (x Xattr) Equal(y Xattr) bool { return x.Name == y.Name && bytes.Equal(x.Va
 // meanwhile are not among them. There are none on a file system without any. A file that has more than Linux lists is
 // an ErrFailedPrecondition.
 func (f File) Xattrs(want func(name string) bool) ([]Xattr, error) {
-	names, err := f.listXattrs()
+	names, err := f.ListXattrs()
 	if names == "" || err != nil {
 		return nil, err
 	}
@@ -53,8 +53,8 @@ func (f File) Xattrs(want func(name string) bool) ([]Xattr, error) {
 	return list, nil
 }
 
-// listXattrs returns the names, each with a zero byte behind it.
-func (f File) listXattrs() (string, error) {
+// ListXattrs returns the names of all extended attributes, each with a zero byte behind it.
+func (f File) ListXattrs() (string, error) {
 	var small [mostXattrs]byte
 	buf := small[:]
 	n, err := f.list(buf)
@@ -66,13 +66,13 @@ func (f File) listXattrs() (string, error) {
 		return "", nil
 	}
 	if err != nil {
-		return "", f.fail("list extended attributes of", ListError(err))
+		return "", f.fail("list extended attributes of", listError(err))
 	}
 	return string(buf[:n]), nil
 }
 
-// ListError explains an error of listxattr(2).
-func ListError(err error) error {
+// listError explains an error of listxattr(2).
+func listError(err error) error {
 	if errors.Is(err, unix.E2BIG) {
 		return fmt.Errorf("it has more extended attributes than Linux lists, whose names take 64 KiB together; remove some: %w: %w",
 			errdefs.ErrFailedPrecondition, err)

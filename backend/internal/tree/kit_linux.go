@@ -24,6 +24,3 @@ func NewWalk(root Dir, order dirfd.Order) *Walk { return dirfd.NewWalk(root, ord
 
 // NewTrail is dirfd.NewTrail.
 func NewTrail(root Dir) *Trail { return dirfd.NewTrail(root) }
-
-// ListError explains an error of listxattr(2).
-func ListError(err error) error { return dirfd.ListError(err) }

@@ -1,22 +1,17 @@
 package openat
 
 import (
-	"errors"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 // Retry repeats a system call that a signal interrupted.
-func Retry(f func() error) error {
-	for {
-		if err := f(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
+func Retry(f func() error) error { return dirfd.Retry(f) }
 
+// DirFlags opens a directory.
 const DirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
 // OpenRoot opens the directory that everything else stays in.
@@ -32,43 +27,9 @@ func OpenRoot(dir string) (int, error) {
 	return fd, nil
 }
 
-// OpenDirAt opens the directory at a clean relative path below root. A symlink anywhere in the path
-// is ELOOP or ENOTDIR, a mount point EXDEV.
+// OpenDirAt opens the directory at a clean relative path below root, with the errors of dirfd.Dir.OpenBeneath.
 func OpenDirAt(root int, path string) (int, error) {
-	if path == "." {
-		return OpenAt(root, ".", DirFlags)
-	}
-	how := unix.OpenHow{
-		Flags:   DirFlags,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	fd := -1
-	err := Retry(func() (err error) {
-		fd, err = unix.Openat2(root, path, &how)
-		return err
-	})
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENAMETOOLONG) { // before Linux 5.6, or longer than PATH_MAX
-		return walkDirAt(root, path)
-	}
-	return fd, err
-}
-
-// walkDirAt is OpenDirAt for kernels without openat2 and for any length of path: one component at a time.
-func walkDirAt(root int, path string) (int, error) {
-	at := root
-	for part := range strings.SplitSeq(path, "/") {
-		if part == ".." {
-			CloseQuietly(at, root)
-			return -1, unix.EXDEV
-		}
-		next, err := OpenAt(at, part, DirFlags)
-		CloseQuietly(at, root)
-		if err != nil {
-			return -1, err
-		}
-		at = next
-	}
-	return at, nil
+	return dirfd.Dir{FD: root}.OpenBeneath(path, unix.O_DIRECTORY)
 }
 
 // CloseQuietly closes a directory that was only read, unless it is keep. There is nothing to lose.
@@ -78,6 +39,7 @@ func CloseQuietly(fd, keep int) {
 	}
 }
 
+// OpenAt is openat(2).
 func OpenAt(dir int, name string, flags int) (int, error) {
 	fd := -1
 	err := Retry(func() (err error) {
@@ -87,46 +49,15 @@ func OpenAt(dir int, name string, flags int) (int, error) {
 	return fd, err
 }
 
-// OpenFileAt opens a file for reading without following a symlink, without waiting for the other
-// end of a FIFO and, where the owner permits, without changing its access time: on a fresh layer
-// that would dirty every inode.
+// OpenFileAt opens a file for reading, and waits where there are too many open ones. Its access time stays as it is
+// where the owner permits: on a fresh layer that would dirty every inode. The errors are those of
+// dirfd.Dir.OpenBeneath.
 func OpenFileAt(dir int, name string) (int, error) {
-	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	return Patiently(func() (int, error) {
-		fd, err := OpenAt(dir, name, flags|unix.O_NOATIME)
-		if errors.Is(err, unix.EPERM) {
-			return OpenAt(dir, name, flags)
-		}
-		return fd, err
-	})
+	return Patiently(func() (int, error) { return dirfd.Dir{FD: dir}.OpenFile(name) })
 }
 
-// PreadFull fills p from the offset and returns how much there was.
-func PreadFull(fd int, p []byte, offset int64) (int, error) {
-	done := 0
-	for done < len(p) {
-		var n int
-		err := Retry(func() (err error) {
-			n, err = unix.Pread(fd, p[done:], offset+int64(done))
-			return err
-		})
-		if err != nil {
-			return done, err
-		}
-		if n == 0 {
-			break
-		}
-		done += n
-	}
-	return done, nil
-}
+// PreadFull is dirfd.ReadAt.
+func PreadFull(fd int, p []byte, offset int64) (int, error) { return dirfd.ReadAt(fd, p, offset) }
 
 // ReadLink returns the target of a symlink.
-func ReadLink(dir int, name string) (string, error) {
-	b := make([]byte, 4096) // PATH_MAX: no target is longer
-	n, err := unix.Readlinkat(dir, name, b)
-	if err != nil {
-		return "", err
-	}
-	return string(b[:n]), nil
-}
+func ReadLink(dir int, name string) (string, error) { return dirfd.Dir{FD: dir}.Readlink(name, 0) }

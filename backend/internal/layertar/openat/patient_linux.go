@@ -19,18 +19,14 @@ const (
 // Patiently opens a file, and waits where there are too many open ones.
 func Patiently(open func() (int, error)) (int, error) {
 	for wait := firstWait; ; wait *= 2 {
-		fd, err := retryOpen(open)
+		fd := -1
+		err := Retry(func() (err error) {
+			fd, err = open()
+			return err
+		})
 		if !NoDescriptor(err) || wait > lastWait {
 			return fd, err
 		}
 		time.Sleep(wait)
 	}
-}
-
-func retryOpen(open func() (int, error)) (fd int, err error) {
-	err = Retry(func() error {
-		fd, err = open()
-		return err
-	})
-	return fd, err
 }

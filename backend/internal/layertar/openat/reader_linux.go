@@ -4,15 +4,14 @@ import (
 	"errors"
 	"strings"
 
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/tarcodec"
-
-	walks "strata/backend/internal/tree"
 )
 
 // DirReader opens files below a root. It goes from the directory where it was last to the next one, so that in path order no
 // directory is far, however deep. It is for one goroutine.
 type DirReader struct {
-	trail *walks.Trail
+	trail *dirfd.Trail
 	at    string // where the trail is, "" for the root
 }
 
@@ -20,7 +19,7 @@ type DirReader struct {
 const dirReaderHeld = 8
 
 func NewDirReader(root int) *DirReader {
-	r := &DirReader{trail: walks.NewTrail(walks.Dir{FD: root, Path: "."})}
+	r := &DirReader{trail: dirfd.NewTrail(dirfd.Dir{FD: root, Path: "."})}
 	r.trail.Hold(dirReaderHeld)
 	return r
 }
@@ -60,7 +59,7 @@ func (r *DirReader) leave() error {
 	for range before - r.trail.Depth() {
 		r.at = r.at[:max(strings.LastIndexByte(r.at, '/'), 0)]
 	}
-	if errors.Is(err, walks.ErrMoved) {
+	if errors.Is(err, dirfd.ErrMoved) {
 		return nil
 	}
 	return err

@@ -2,49 +2,31 @@ package openat
 
 import (
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
+	"os"
 
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/tarcodec"
-
-	files "strata/backend/internal/tree"
 )
 
-// MaxXattrs is the largest list of names and the largest value that Linux has (XATTR_LIST_MAX,
-// XATTR_SIZE_MAX).
-const MaxXattrs = 64 << 10
+// MaxXattrs is dirfd.MaxXattrs.
+const MaxXattrs = dirfd.MaxXattrs
 
-// ReadXattrs returns the node's attributes that go into a tar, sorted by name. Marks of how layers are merged do not.
+// ReadXattrs returns the file's attributes that go into a tar, sorted by name. Marks of how layers are merged do not.
 func ReadXattrs(n File, marks backend.Whiteouts) ([]tarcodec.Xattr, error) {
-	names, err := n.ListXattrs()
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil, nil
-	}
+	found, err := n.named().Xattrs(dirfd.IsContent(marks))
 	if err != nil {
-		return nil, fmt.Errorf("list attributes: %w", files.ListError(err))
+		return nil, err
 	}
 	var list []tarcodec.Xattr
-	for name := range strings.SplitSeq(names, "\x00") {
-		if name == "" || !tarcodec.PackedXattr(name, marks) {
-			continue
+	for _, x := range found {
+		if x.Name == dirfd.Capability {
+			x.Value = rootlessCapability(x.Value)
 		}
-		value, err := n.getXattr(name)
-		if errors.Is(err, unix.ENODATA) { // removed since
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read attribute %q: %w", name, err)
-		}
-		if name == "security.capability" {
-			value = rootlessCapability(value)
-		}
-		list = append(list, tarcodec.Xattr{Name: name, Value: string(value)})
+		list = append(list, tarcodec.Xattr{Name: x.Name, Value: string(x.Value)})
 	}
-	slices.SortFunc(list, func(a, b tarcodec.Xattr) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
 }
 
@@ -55,75 +37,41 @@ type File struct {
 	Name string
 }
 
-// Stat looks at the file.
-func (n File) Stat(st *unix.Stat_t) error {
+func (n File) named() dirfd.File {
+	d := dirfd.Dir{FD: n.Dir}
 	if n.FD >= 0 {
-		return unix.Fstat(n.FD, st)
+		return d.Opened(n.Name, n.FD)
 	}
-	return unix.Fstatat(n.Dir, n.Name, st, unix.AT_SYMLINK_NOFOLLOW)
+	return d.File(n.Name)
 }
 
-// magicPath names a file in an open directory for system calls that know paths only. The last
-// component is the file itself, so the l variants of those calls do not follow it.
-func magicPath(dir int, name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir, name) }
+// Stat looks at the file.
+func (n File) Stat(st *unix.Stat_t) (err error) {
+	*st, err = n.named().Stat()
+	return bare(err)
+}
+
+// bare returns the errno in an error, which callers wrap in words of their own.
+func bare(err error) error {
+	var named *os.PathError
+	if errors.As(err, &named) {
+		return named.Err
+	}
+	return err
+}
 
 // SetXattr gives the file an attribute.
 func (n File) SetXattr(name, value string) error {
-	if n.FD >= 0 {
-		return unix.Fsetxattr(n.FD, name, []byte(value), 0)
-	}
-	return unix.Lsetxattr(magicPath(n.Dir, n.Name), name, []byte(value), 0)
+	return bare(n.named().SetXattr(name, []byte(value)))
 }
 
 // RemoveXattr takes an attribute from the file.
-func (n File) RemoveXattr(name string) error {
-	if n.FD >= 0 {
-		return unix.Fremovexattr(n.FD, name)
-	}
-	return unix.Lremovexattr(magicPath(n.Dir, n.Name), name)
-}
+func (n File) RemoveXattr(name string) error { return bare(n.named().RemoveXattr(name)) }
 
-// ListXattrs returns the names, each ended by a NUL. Most files have none, so the first try is with a
-// small buffer.
+// ListXattrs returns the names, each ended by a NUL.
 func (n File) ListXattrs() (string, error) {
-	var small [256]byte
-	b := small[:]
-	for {
-		size, err := n.callXattr(func(fd int) (int, error) { return unix.Flistxattr(fd, b) },
-			func(path string) (int, error) { return unix.Llistxattr(path, b) })
-		if errors.Is(err, unix.ERANGE) && len(b) < MaxXattrs {
-			b = make([]byte, MaxXattrs)
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		return string(b[:size]), nil
-	}
-}
-
-// getXattr returns the value of an attribute.
-func (n File) getXattr(name string) ([]byte, error) {
-	b := make([]byte, 256)
-	for {
-		size, err := n.callXattr(func(fd int) (int, error) { return unix.Fgetxattr(fd, name, b) },
-			func(path string) (int, error) { return unix.Lgetxattr(path, name, b) })
-		if errors.Is(err, unix.ERANGE) && len(b) < MaxXattrs {
-			b = make([]byte, MaxXattrs)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return b[:size], nil
-	}
-}
-
-func (n File) callXattr(byFD func(int) (int, error), byPath func(string) (int, error)) (int, error) {
-	if n.FD >= 0 {
-		return byFD(n.FD)
-	}
-	return byPath(magicPath(n.Dir, n.Name))
+	names, err := n.named().ListXattrs()
+	return names, bare(err)
 }
 
 // Layout of security.capability: linux/capability.h, struct vfs_cap_data and vfs_ns_cap_data.

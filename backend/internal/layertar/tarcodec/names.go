@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 )
 
 // Names with a meaning of their own in a layer tar (OCI image spec, layer.md; the meta names are
@@ -112,25 +113,17 @@ func Within(name, dir string) bool {
 
 // Attributes that hold ACLs.
 const (
-	ACLAccess  = "system.posix_acl_access"
-	ACLDefault = "system.posix_acl_default"
+	ACLAccess  = dirfd.ACL
+	ACLDefault = dirfd.DefaultACL
 )
 
 // ForeignXattr reports whether an attribute is a mark of overlayfs that could act where the layer is mounted, and redirect
-// lookups into other layers: it is neither unpacked nor packed. The marks in user.* that an overlay inside a container makes
-// are content like any other, unless the layer's own are called so. Those in trusted.* are left out whatever
-// mounts the layer.
+// lookups into other layers: it is neither unpacked nor packed.
 func ForeignXattr(name string, marks backend.Whiteouts) bool {
-	return strings.HasPrefix(name, "trusted.overlay.") ||
-		marks == backend.WhiteoutsOverlayUser && strings.HasPrefix(name, "user.overlay.")
+	return dirfd.RoleOf(name, marks) == dirfd.Mark
 }
 
-// PackedXattr tells which attributes go into a tar: Docker's user.* and security.capability, and
-// besides them ACLs and trusted.* as far as they are not overlayfs's. Labels of the host stay out.
+// PackedXattr tells which attributes go into a tar: more than Docker's, which are user.* and security.capability.
 func PackedXattr(name string, marks backend.Whiteouts) bool {
-	if ForeignXattr(name, marks) {
-		return false
-	}
-	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") ||
-		name == "security.capability" || name == ACLAccess || name == ACLDefault
+	return dirfd.RoleOf(name, marks) == dirfd.Content
 }
