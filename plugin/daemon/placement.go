@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 
+	"strata/backend/mounttable"
 	"strata/backend/regular"
 	"strata/backend/store"
 	"strata/plugin"
@@ -87,7 +88,7 @@ func locate(root string, chosen bool, f facts) (Placement, error) {
 	if !f.managed() {
 		return Placement{Root: root, HostRoot: root}, nil
 	}
-	mounts, err := ownMounts()
+	mounts, err := mounttable.Read(nil)
 	if err != nil {
 		return Placement{}, fmt.Errorf("read mount table: %w", err)
 	}

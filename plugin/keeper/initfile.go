@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
@@ -99,33 +98,8 @@ func saveInit(path, version string, i Init) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("save init arguments: %w", err)
 	}
-	if err := replaceFile(path, b); err != nil {
+	if err := regular.ReplaceDurably(path, b); err != nil {
 		return fmt.Errorf("save init arguments: %w", err)
 	}
 	return nil
-}
-
-// replaceFile replaces a file's content atomically and makes it durable. What a crash leaves is
-// path with ".tmp" added, which the next call overwrites.
-func replaceFile(path string, content []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 )
 
 // Mount performs the mounts on target, one on the other, in order. If one fails, those before it
@@ -140,13 +141,8 @@ func unmountOne(ctx context.Context, target string) error {
 	return fmt.Errorf("unmount %s: %w", target, err)
 }
 
-// umount repeats the call while signals interrupt it.
 func umount(target string, flags int) error {
-	for {
-		if err := unix.Unmount(target, flags); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	return dirfd.Retry(func() error { return unix.Unmount(target, flags) })
 }
 
 // explainInvalid tells a path that is no mount point from a mount that may not be removed.

@@ -1,8 +1,6 @@
 package mount
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +11,9 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+
+	"strata/backend/internal/dirfd"
+	"strata/backend/mounttable"
 )
 
 // Below lists the mounts on dir and in it, deepest first and of several on one target the topmost
@@ -29,7 +30,7 @@ func Below(dir string) ([]Info, error) {
 	if resolved, err = filepath.Abs(resolved); err != nil {
 		return nil, fmt.Errorf("list mounts below %s: %w", dir, err)
 	}
-	entries, err := readTable(mountinfo.PrefixFilter(resolved))
+	entries, err := mounttable.Read(mountinfo.PrefixFilter(resolved))
 	if err != nil {
 		return nil, fmt.Errorf("list mounts below %s: %w", dir, err)
 	}
@@ -90,7 +91,7 @@ func On(dir string) (Info, error) {
 
 // entryOf returns the line of the mount table that has this number.
 func entryOf(id int) (*mountinfo.Info, error) {
-	entries, err := readTable(func(i *mountinfo.Info) (skip, stop bool) {
+	entries, err := mounttable.Read(func(i *mountinfo.Info) (skip, stop bool) {
 		return i.ID != id, i.ID == id
 	})
 	if err != nil {
@@ -109,18 +110,11 @@ func mountID(path string) (int, error) {
 		return 0, err
 	}
 	defer f.Close()
-	fdinfo, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
+	id, err := dirfd.MountID(int(f.Fd()))
 	if err != nil {
 		return 0, err
 	}
-	defer fdinfo.Close()
-	lines := bufio.NewScanner(fdinfo)
-	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), "mnt_id:"); ok {
-			return strconv.Atoi(strings.TrimSpace(value))
-		}
-	}
-	return 0, errors.Join(errors.New("no mnt_id in fdinfo"), lines.Err())
+	return strconv.Atoi(id)
 }
 
 func describe(i *mountinfo.Info) Info {
@@ -128,31 +122,4 @@ func describe(i *mountinfo.Info) Info {
 		Target: i.Mountpoint, Type: i.FSType, Source: i.Source, Root: i.Root,
 		Options: i.Options, Super: i.VFSOptions,
 	}
-}
-
-// maxLine is as long as a line of the mount table can be before the options of the file system:
-// source, root and target with every byte escaped as four (\040), and some numbers. A scanner takes
-// lines of 64 KiB.
-const maxLine = 3*4*4096 + 1024
-
-// readTable reads the mount table of this thread's namespace.
-func readTable(filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
-	table, err := os.ReadFile("/proc/thread-self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	return parseTable(table, filter)
-}
-
-// parseTable cuts lines that are too long for package mountinfo, which then reads none at all. An
-// overlay mount, anybody's, lists up to 500 lower directories. What is cut is the end of Info.Super.
-func parseTable(table []byte, filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
-	var short bytes.Buffer
-	for line := range bytes.Lines(table) {
-		if len(line) > maxLine {
-			line = append(line[:maxLine:maxLine], '\n')
-		}
-		short.Write(line)
-	}
-	return mountinfo.GetMountsFromReader(&short, filter)
 }

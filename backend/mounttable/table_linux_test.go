@@ -1,4 +1,4 @@
-package mount
+package mounttable
 
 import (
 	"strings"
@@ -13,7 +13,7 @@ func TestLongLines(t *testing.T) {
 	table := "20 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n" +
 		"21 20 0:40 / /other rw - overlay overlay rw,lowerdir=" + lowers + ",upperdir=/u,workdir=/w\n" +
 		"22 20 0:41 / /ours rw - tmpfs none rw,size=4k\n"
-	entries, err := parseTable([]byte(table), nil)
+	entries, err := parse([]byte(table), nil)
 	assert.NilError(t, err)
 	assert.Equal(t, len(entries), 3)
 	assert.Equal(t, entries[1].Mountpoint, "/other")

@@ -1,0 +1,2 @@
+// Package mounttable reads the mount table of Linux, however long its lines are.
+package mounttable
