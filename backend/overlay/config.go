@@ -2,9 +2,12 @@ package overlay
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"strata/backend/internal/mount"
 )
 
 // Config has the settings of the backend.
@@ -21,11 +24,13 @@ func NewConfig() *Config { return &Config{} }
 func (c *Config) Check() error {
 	for _, word := range c.MountOpt {
 		key, value, _ := strings.Cut(word, "=")
-		switch key {
-		case "nodev", "nosuid", "noexec", "noatime", "nodiratime", "relatime", "strictatime", "nosymfollow", "sync", "dirsync", "lazytime":
+		if slices.Contains(mount.Harmless(), key) {
 			if value != "" || strings.Contains(word, "=") {
 				return fmt.Errorf("overlay.mountopt %q: takes no value: %w", word, errdefs.ErrInvalidArgument)
 			}
+			continue
+		}
+		switch key {
 		case "xino", "uuid", "fsync", "nfs_export", "verity", "override_creds", "nooverride_creds":
 		case "lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir", "default_permissions", "redirect_dir", "metacopy", "index",
 			"userxattr", "volatile", "ro", "rw", "context", "fscontext", "defcontext", "rootcontext":

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"strata/backend/internal/mount"
 )
 
 // Config has the settings of the backend. A property that is set holds for layers made from then on; one that is
@@ -47,7 +49,7 @@ func (c *Config) Check() error {
 	if c.RecordSize != inherit && !recordSizes.MatchString(c.RecordSize) {
 		return fmt.Errorf("zfs.recordsize %q: want a power of two from 512 to 16M, such as 128K: %w", c.RecordSize, errdefs.ErrInvalidArgument)
 	}
-	known := []string{"nodev", "nosuid", "noexec", "noatime", "nodiratime", "relatime", "strictatime", "nosymfollow", "sync", "dirsync", "lazytime", "nbmand"}
+	known := append(mount.Harmless(), "nbmand")
 	for _, word := range c.MountOpt {
 		if !slices.Contains(known, word) {
 			return fmt.Errorf("zfs.mountopt %q: want some of %s: %w", word, strings.Join(known, ", "), errdefs.ErrInvalidArgument)

@@ -118,3 +118,11 @@ func parseRange(s string) (backend.IDRange, error) {
 	}
 	return backend.IDRange{Container: n[0], Host: n[1], Size: n[2]}, nil
 }
+
+// Harmless returns the options that a user may add to a mount of any file system: they decide neither what a layer holds
+// nor who may write to it. None takes a value.
+func Harmless() []string {
+	return []string{
+		"nodev", "nosuid", "noexec", "noatime", "nodiratime", "relatime", "strictatime", "nosymfollow", "sync", "dirsync", "lazytime",
+	}
+}

@@ -89,3 +89,13 @@ func TestIDMapOption(t *testing.T) {
 		assert.ErrorContains(t, err, "invalid argument", bad)
 	}
 }
+
+// TestHarmless holds that each option that a user may add is one that mounts know.
+func TestHarmless(t *testing.T) {
+	attrs, super := attributes(), superFlags()
+	for _, word := range Harmless() {
+		a, isAttr := attrs[word]
+		_, isSuper := super[word]
+		assert.Check(t, isAttr && a.set|a.clear != 0 || isSuper, word)
+	}
+}
