@@ -7,4 +7,20 @@
 //   - unpack: the reader of layer tars, which drives a sink
 //   - dirsink: a directory as a sink, and as the source that a log is replayed from
 //   - tartest: what their tests share
+//
+// Its test sends random tars through a directory, memory (backendtest.MemoryTree), Docker's unpacker
+// and containerd's. Directory and memory agree on everything, and both give each tar back. The
+// differences from the other two are wanted:
+//
+//   - A hard link may come before its target. Docker and containerd refuse such a tar.
+//   - Marks spare what the same tar holds, in whatever order. Docker's and containerd's whiteouts delete
+//     that, too, if they come after it.
+//   - Marks make no directories. Docker and containerd make the one that a mark is in.
+//   - Hard links into .wh..wh.plnk stay hard links. Docker makes copies.
+//   - What the tar gives other properties inherits neither a directory's default ACL nor its setgid
+//     bit.
+//   - Times before 1970 are kept. Docker takes the earliest for 1970.
+//   - An entry called "/" gives the root its properties, as in Docker; containerd knows none.
+//   - Device numbers are cut to 12 and 20 bits, as in Docker; containerd refuses larger ones.
+//   - Attributes in trusted.* are unpacked, but for overlayfs's own; containerd leaves all of them out.
 package layertar

@@ -118,7 +118,7 @@ func TestBelow(t *testing.T) {
 			for range 2 { // it may be repeated
 				assert.NilError(t, Settle(t.Context(), late, Options{Whiteouts: overlay, Below: below.open}))
 				assert.Equal(t, cmp.Diff(test.want, layout(t, late)), "")
-				all, err := snapshot(late)
+				all, err := tartest.Snapshot(late)
 				assert.NilError(t, err)
 				for path, line := range all {
 					assert.Assert(t, !strings.Contains(line, "implied"), "%s: %s", path, line)

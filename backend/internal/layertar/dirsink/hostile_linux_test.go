@@ -44,7 +44,7 @@ func newSentinel(t testing.TB) *sentinel {
 
 func (s *sentinel) outside(t testing.TB) map[string]string {
 	t.Helper()
-	all, err := snapshot(s.outer)
+	all, err := tartest.Snapshot(s.outer)
 	assert.NilError(t, err)
 	for path := range all {
 		if tarcodec.Within(path, "store/layer") {
@@ -217,7 +217,7 @@ func TestOwnAttributes(t *testing.T) {
 		res, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{Whiteouts: test.whiteouts, Marks: test.marks}, unpack.Options{})
 		assert.NilError(t, err)
 		assert.Equal(t, res.LeftOut.Count, test.leftOut)
-		got, err := snapshot(dir)
+		got, err := tartest.Snapshot(dir)
 		assert.NilError(t, err)
 		assert.Assert(t, !strings.Contains(got["d"], "overlay"), got["d"])
 		assert.Equal(t, strings.Contains(got["f"], `user.overlay.metacopy="nested"`), test.leftOut == 2, got["f"])

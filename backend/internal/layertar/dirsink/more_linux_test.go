@@ -66,7 +66,7 @@ func TestIDMap(t *testing.T) {
 	data := tartest.Make(t, tartest.Member{Header: tar.Header{Name: "implied/f", Uid: 5, Gid: 6, Mode: 0o6755}, Body: "x"})
 	_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{IDMap: m}, unpack.Options{})
 	assert.NilError(t, err)
-	got, err := snapshot(dir)
+	got, err := tartest.Snapshot(dir)
 	assert.NilError(t, err)
 	assert.Assert(t, strings.HasPrefix(got["implied"], "40755 100000:200000"), got["implied"])
 	assert.Assert(t, strings.HasPrefix(got["implied/f"], "106755 100005:200006"), got["implied/f"])

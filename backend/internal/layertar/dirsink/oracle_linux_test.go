@@ -9,10 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"testing"
-	"time"
 
 	"strata/backend/internal/layertar/tarcodec"
 	"strata/backend/internal/layertar/tarlog"
@@ -20,86 +17,12 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/docker/docker/pkg/archive"
-	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	"pgregory.net/rapid"
 
 	"strata/backend"
 	"strata/backend/internal/layertar/tartest"
 )
-
-// drawTar makes a tar of a few entries whose names often meet. With marks, it has whiteouts.
-func drawTar(t *rapid.T, label string, marks bool) []byte {
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	name := rapid.Custom(func(t *rapid.T) string {
-		parts := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c", "dd"}), 1, 3).Draw(t, "parts")
-		front := rapid.SampledFrom([]string{"", "", "", "", "", "./", "/", "../", "./../", "/../", "c/../../"}).Draw(t, "front")
-		return front + strings.Join(parts, "/")
-	})
-	for range rapid.IntRange(1, 12).Draw(t, label+" entries") {
-		h, body := drawEntry(t, name, marks)
-		// Docker's marks also act on what the same tar has put there, so they come first.
-		_, base := tarcodec.SplitName(h.Name)
-		marks = marks && strings.HasPrefix(base, tarcodec.WhiteoutPrefix)
-		// One time for all: Docker sets a directory's times at the end even if a file has replaced it.
-		h.ModTime = time.Unix(1000000, 123000)
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatalf("write header: %v", err)
-		}
-		if _, err := w.Write(body); err != nil {
-			t.Fatalf("write body: %v", err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatalf("close tar: %v", err)
-	}
-	if rapid.Bool().Draw(t, "garbage") {
-		b.WriteString("after the end")
-	}
-	return b.Bytes()
-}
-
-func drawEntry(t *rapid.T, name *rapid.Generator[string], marks bool) (*tar.Header, []byte) {
-	kinds := []string{"file", "file", "file", "dir", "dir", "symlink", "hard", "device"}
-	if marks {
-		kinds = append(kinds, "whiteout", "whiteout", "whiteout", "whiteout", "opaque", "opaque", "opaque")
-	}
-	h := &tar.Header{
-		Format: tar.FormatPAX,
-		Name:   name.Draw(t, "name"),
-		Mode:   int64(rapid.SampledFrom([]int{0o644, 0o600, 0o4755, 0o2711, 0o777}).Draw(t, "mode")),
-		Uid:    rapid.IntRange(0, 3).Draw(t, "uid"),
-		Gid:    rapid.IntRange(0, 3).Draw(t, "gid"),
-	}
-	switch rapid.SampledFrom(kinds).Draw(t, "kind") {
-	case "file":
-		body := bytes.Repeat([]byte{byte('a' + h.Uid)}, rapid.SampledFrom([]int{0, 1, 600, 200000}).Draw(t, "size"))
-		h.Typeflag, h.Size = tar.TypeReg, int64(len(body))
-		if rapid.Bool().Draw(t, "xattr") {
-			h.PAXRecords = map[string]string{"SCHILY.xattr.user.k": "v\x00w"}
-		}
-		return h, body
-	case "dir":
-		h.Typeflag = tar.TypeDir
-		h.Name += "/"
-		h.Mode &^= 0o2000 // directories that Docker makes in it without being told to would inherit it
-	case "symlink":
-		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, rapid.SampledFrom([]string{"a", "b", "nowhere"}).Draw(t, "target"), 0o777
-	case "hard":
-		h.Typeflag, h.Linkname = tar.TypeLink, name.Draw(t, "target")
-	case "device":
-		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, 1, 3
-	case "whiteout":
-		h.Typeflag = tar.TypeReg
-		dir, base := tarcodec.SplitName(h.Name)
-		h.Name = tarcodec.JoinName(dir, tarcodec.WhiteoutPrefix+base)
-	case "opaque":
-		h.Typeflag = tar.TypeReg
-		h.Name += "/" + tarcodec.OpaqueMark
-	}
-	return h, nil
-}
 
 // TestLikeDocker unpacks random tars, one on top of another, with Docker's code and ours, and
 // compares the trees. What Docker refuses is not compared.
@@ -117,9 +40,9 @@ func TestLikeDocker(t *testing.T) {
 			defer remove(t, dir)
 		}
 		for _, marks := range []bool{false, true} {
-			data := drawTar(t, "tar", marks)
+			data := tartest.Draw(t, "tar", marks)
 			var size int64
-			err := inChroot(theirs, func() (err error) {
+			err := tartest.InChroot(theirs, func() (err error) {
 				size, err = archive.UnpackLayer("/", bytes.NewReader(data), nil)
 				return err
 			})
@@ -168,14 +91,14 @@ func TestTakenAsDocker(t *testing.T) {
 	} {
 		ours, theirs := t.TempDir(), t.TempDir()
 		data := tartest.Make(t, members...)
-		assert.NilError(t, inChroot(theirs, func() error {
+		assert.NilError(t, tartest.InChroot(theirs, func() error {
 			return archive.Unpack(bytes.NewReader(data), "/", &archive.TarOptions{WhiteoutFormat: archive.OverlayWhiteoutFormat})
 		}))
 		_, err := Apply(t.Context(), ours, bytes.NewReader(data), Options{Whiteouts: overlay, Below: (&plainBelow{dir: t.TempDir()}).open}, unpack.Options{})
 		assert.NilError(t, err, "tar %d", i)
-		want, err := snapshot(theirs)
+		want, err := tartest.Snapshot(theirs)
 		assert.NilError(t, err)
-		got, err := snapshot(ours)
+		got, err := tartest.Snapshot(ours)
 		assert.NilError(t, err)
 		assert.DeepEqual(t, got, want)
 	}
@@ -207,9 +130,9 @@ func TestTakenAsContainerd(t *testing.T) {
 		assert.NilError(t, err, "tar %d", i)
 		_, err = Apply(t.Context(), ours, bytes.NewReader(data), Options{}, unpack.Options{})
 		assert.NilError(t, err, "tar %d", i)
-		want, err := snapshot(theirs)
+		want, err := tartest.Snapshot(theirs)
 		assert.NilError(t, err)
-		got, err := snapshot(ours)
+		got, err := tartest.Snapshot(ours)
 		assert.NilError(t, err)
 		assert.DeepEqual(t, got, want)
 	}
@@ -222,21 +145,6 @@ func TestTakenAsContainerd(t *testing.T) {
 // anACL is user::rw-, group::r--, other::r-- (include/uapi/linux/posix_acl_xattr.h).
 const anACL = "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x04\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
 
-// inChroot calls do in a directory, as Docker unpacks layers.
-func inChroot(dir string, do func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		err := errors.Join(unix.Unshare(unix.CLONE_FS), unix.Chroot(dir), unix.Chdir("/"))
-		if err == nil {
-			unix.Umask(0) // of the thread, as the directory
-			err = do()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
 // remove deletes what a draw unpacked.
 func remove(t *rapid.T, dir string) {
 	if err := os.RemoveAll(dir); err != nil {
@@ -245,11 +153,11 @@ func remove(t *rapid.T, dir string) {
 }
 
 func compareTrees(t *rapid.T, ours, theirs string) {
-	a, err := snapshot(ours)
+	a, err := tartest.Snapshot(ours)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := snapshot(theirs)
+	b, err := tartest.Snapshot(theirs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +190,7 @@ func TestReplayRandom(t *testing.T) {
 		dialect := rapid.SampledFrom([]backend.Whiteouts{
 			backend.WhiteoutsNone, backend.WhiteoutsOverlay, backend.WhiteoutsOverlayUser, backend.WhiteoutsAUFS,
 		}).Draw(t, "dialect")
-		data := drawTar(t, "tar", true)
+		data := tartest.Draw(t, "tar", true)
 		l, err := tarlog.Create(dir + ".log")
 		if err != nil {
 			t.Fatal(err)

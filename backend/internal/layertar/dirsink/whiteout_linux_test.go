@@ -24,7 +24,7 @@ import (
 // "gone", opaque directories are marked.
 func layout(t *testing.T, dir string) map[string]string {
 	t.Helper()
-	all, err := snapshot(dir)
+	all, err := tartest.Snapshot(dir)
 	assert.NilError(t, err)
 	out := map[string]string{}
 	for path, line := range all {
@@ -209,7 +209,7 @@ func TestDefaultACL(t *testing.T) {
 		tartest.Member{Header: tar.Header{Name: "d/p", Typeflag: tar.TypeFifo, Mode: 0o640}})
 	_, err := Apply(t.Context(), dir, bytes.NewReader(data), Options{}, unpack.Options{})
 	assert.NilError(t, err)
-	got, err := snapshot(dir)
+	got, err := tartest.Snapshot(dir)
 	assert.NilError(t, err)
 	assert.Assert(t, strings.Contains(got["d"], tarcodec.ACLDefault))
 	for path, mode := range map[string]string{"d/f": "100644 ", "d/e": "40755 ", "d/e/g": "100644 ", "d/p": "10640 "} {
