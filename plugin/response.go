@@ -5,8 +5,8 @@ import (
 	"net/http"
 )
 
-// Response is an answer on its way. It knows whether any of it was sent: after that an error can only
-// be told by breaking the connection.
+// Response is an answer on its way. It knows whether any of it was sent: after that an error can
+// only be told by breaking the connection.
 type Response struct {
 	http.ResponseWriter
 	begun bool
@@ -23,8 +23,8 @@ func Watch(w http.ResponseWriter) *Response {
 // Begun tells whether any of the response was sent.
 func (r *Response) Begun() bool { return r.begun }
 
-// Reset takes back the headers of an answer that has not begun, so that an error can be told instead.
-// It keeps what ends the connection: whoever interrupted a request's body relies on that.
+// Reset takes back the headers of an answer that has not begun, so that an error can be told
+// instead. It keeps what ends the connection: whoever interrupted a request's body relies on that.
 func (r *Response) Reset() {
 	maps.DeleteFunc(r.Header(), func(name string, _ []string) bool { return name != "Connection" })
 }

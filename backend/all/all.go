@@ -18,8 +18,8 @@ import (
 func Backends() []backend.Driver {
 	return []backend.Driver{
 		driver("overlay", "directories of changes, joined by the kernel's overlay file system", overlay.NewConfig, overlay.New),
-		byValue("vfs", "whole copies of the parent, sharing blocks where the file system can; works anywhere", vfs.NewConfig, vfs.New),
-		byValue("btrfs", "subvolumes, snapshots of the parent's; on a btrfs file system", btrfs.NewConfig, btrfs.New),
+		driver("vfs", "whole copies of the parent, sharing blocks where the file system can; works anywhere", vfs.NewConfig, vfs.New),
+		driver("btrfs", "subvolumes, snapshots of the parent's; on a btrfs file system", btrfs.NewConfig, btrfs.New),
 		driver("zfs", "ZFS datasets, clones of the parent's snapshot", zfs.NewConfig, zfs.New),
 	}
 }
@@ -38,11 +38,4 @@ func driver[C any](name, summary string, defaults func() *C, open func(context.C
 			return open(ctx, env, c)
 		},
 	}
-}
-
-// byValue is driver for a backend that takes its Config by value.
-func byValue[C any](name, summary string, defaults func() C, open func(context.Context, backend.Env, C) (backend.Backend, error)) backend.Driver {
-	return driver(name, summary,
-		func() *C { c := defaults(); return &c },
-		func(ctx context.Context, env backend.Env, c *C) (backend.Backend, error) { return open(ctx, env, *c) })
 }

@@ -41,7 +41,7 @@ var (
 type btrfs struct{ layerdir.Dirs }
 
 // New makes the backend. It changes nothing on disk. ErrFailedPrecondition if Home does not lie on btrfs.
-func New(_ context.Context, env backend.Env, _ Config) (backend.Backend, error) {
+func New(_ context.Context, env backend.Env, _ *Config) (backend.Backend, error) {
 	home, err := dirfd.Open(env.Home)
 	if err != nil {
 		return nil, err

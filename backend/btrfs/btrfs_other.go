@@ -12,6 +12,6 @@ import (
 )
 
 // New makes the backend on Linux.
-func New(context.Context, backend.Env, Config) (backend.Backend, error) {
+func New(context.Context, backend.Env, *Config) (backend.Backend, error) {
 	return nil, fmt.Errorf("btrfs needs Linux: %w", errdefs.ErrNotImplemented)
 }

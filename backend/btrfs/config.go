@@ -4,4 +4,4 @@ package btrfs
 type Config struct{}
 
 // NewConfig returns the defaults.
-func NewConfig() Config { return Config{} }
+func NewConfig() *Config { return &Config{} }

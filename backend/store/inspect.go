@@ -26,8 +26,9 @@ const metaFile = "strata.json"
 const format = 1
 
 // Inspect returns what the store in root promised when it was made, and changes nothing. It takes
-// no lock: another process may have the store open. ErrNotFound if there is no store, ErrDataLoss if
-// the file was edited or is damaged, ErrFailedPrecondition for a format that this version does not know.
+// no lock: another process may have the store open. ErrNotFound if there is no store, ErrDataLoss
+// if the file was edited or is damaged, ErrFailedPrecondition for a format that this version does
+// not know.
 func Inspect(root string) (Meta, error) {
 	m, err := readMeta(root)
 	if errors.Is(err, os.ErrNotExist) {

@@ -38,13 +38,13 @@ var (
 type Config struct{}
 
 // NewConfig returns the defaults.
-func NewConfig() Config { return Config{} }
+func NewConfig() *Config { return &Config{} }
 
 // vfs is immutable, so that its methods may be called concurrently.
 type vfs struct{ layerdir.Dirs }
 
 // New makes the backend. It changes nothing on disk.
-func New(_ context.Context, env backend.Env, _ Config) (backend.Backend, error) {
+func New(_ context.Context, env backend.Env, _ *Config) (backend.Backend, error) {
 	return &vfs{layerdir.Dirs{Env: env}}, nil
 }
 

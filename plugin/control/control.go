@@ -58,8 +58,8 @@ type Reader interface {
 	Diff(ctx context.Context, name, parent string, w io.Writer) error
 }
 
-// Keeper is the part of a store that changes something. *store.Store and *Client have it.
-type Keeper interface {
+// Writer is the part of a store that changes something. *store.Store and *Client have it.
+type Writer interface {
 	Check(ctx context.Context, o store.CheckOptions) ([]store.Finding, error)
 	GC(ctx context.Context, o store.GCOptions) ([]store.Orphan, error)
 	Adopt(ctx context.Context, yes bool) ([]store.Adoption, error)
@@ -70,7 +70,7 @@ type Keeper interface {
 // Store is all that the control API needs of a store.
 type Store interface {
 	Reader
-	Keeper
+	Writer
 }
 
 // Settings are the options of the running process. Safe for concurrent use.

@@ -62,8 +62,8 @@ type initFile struct {
 	Init    Init   `json:"init"`
 }
 
-// loadInit reads the arguments of the last Init. fs.ErrNotExist if there was none, ErrDataLoss for a
-// file that we did not write.
+// loadInit reads the arguments of the last Init. fs.ErrNotExist if there was none, ErrDataLoss for
+// a file that we did not write.
 func loadInit(path string) (Init, error) {
 	b, err := regular.Read(path, plugin.MaxRecord)
 	if err != nil {

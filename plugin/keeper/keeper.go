@@ -1,12 +1,13 @@
 // Package keeper owns the store that a process has open. It opens, resumes, reconfigures and closes
-// the store for three equal front ends: Docker's GraphDriver protocol, containerd's snapshots and the
-// control API. While the store cannot be opened, each of them is answered with the reason.
+// the store for three equal front ends: Docker's GraphDriver protocol, containerd's snapshots and
+// the control API. While the store cannot be opened, each of them is answered with the reason.
 //
 // # Restarts
 //
-// Docker starts a plugin that crashed again without calling Init. The arguments of the last Init are
-// therefore kept in init.json, in the store's directory, and the first call that needs the store
-// opens it from there. Where containerd is served, too, the store opens without an Init as well.
+// Docker starts a plugin that crashed again without calling Init. The arguments of the last Init
+// are therefore kept in init.json, in the store's directory, and the first call that needs the
+// store opens it from there. Where containerd is served, too, the store opens without an Init as
+// well.
 //
 // # At rest
 //
@@ -265,9 +266,9 @@ func ignoreMissing(err error) error {
 
 func (k *Keeper[S]) initFile() string { return filepath.Join(k.o.Place.Root, InitFile) }
 
-// Close closes the store if it is open, and lets nobody open it again. All requests must have ended.
-// Mounts stay as they are: containers may be running on them. If ctx ends before the store is closed,
-// Close may be called again; the end of the process releases the store as well.
+// Close closes the store if it is open, and lets nobody open it again. All requests must have
+// ended. Mounts stay as they are: containers may be running on them. If ctx ends before the store
+// is closed, Close may be called again; the end of the process releases the store as well.
 func (k *Keeper[S]) Close(ctx context.Context) error {
 	unlock, err := k.lock(ctx)
 	if err != nil {

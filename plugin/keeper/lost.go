@@ -16,9 +16,10 @@ import (
 	"strata/plugin"
 )
 
-// layerDB returns the directory where Docker keeps its record of the layers of the driver whose home it says is
-// home (moby layer/filestore.go), as seen here, and the data root that it lies in; "" if it is not there or cannot
-// be seen. dataRoot is Docker's data root, "" for the one that home lies in. home is "" if Docker has said nothing.
+// layerDB returns the directory where Docker keeps its record of the layers of the driver whose
+// home it says is home (moby layer/filestore.go), as seen here, and the data root that it lies in;
+// "" if it is not there or cannot be seen. dataRoot is Docker's data root, "" for the one that home
+// lies in. home is "" if Docker has said nothing.
 func layerDB(dataRoot, home string) (dir, root string) {
 	name := ""
 	for home != "" && home != filepath.Dir(home) {
@@ -35,8 +36,9 @@ func layerDB(dataRoot, home string) (dir, root string) {
 	return "", ""
 }
 
-// lost counts what Docker has known since before the store was made, and the store does not have: layers of images, and
-// containers. They were in another store, on a disk that is not mounted, or in a directory that was removed.
+// lost counts what Docker has known since before the store was made, and the store does not have:
+// layers of images, and containers. They were in another store, on a disk that is not mounted, or
+// in a directory that was removed.
 func (s *Session[S]) lost(ctx context.Context, db string) (images, containers int, err error) {
 	if images, err = s.unknown(ctx, filepath.Join(db, "sha256"), "cache-id"); err != nil {
 		return 0, 0, err
@@ -45,8 +47,8 @@ func (s *Session[S]) lost(ctx context.Context, db string) (images, containers in
 	return images, containers, err
 }
 
-// unknown counts the directories in dir that are older than the store, and in which file holds the ID of a layer
-// that it does not have.
+// unknown counts the directories in dir that are older than the store, and in which file holds the
+// ID of a layer that it does not have.
 func (s *Session[S]) unknown(ctx context.Context, dir, file string) (n int, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -21,7 +21,8 @@ type Rest struct {
 }
 
 // Open opens the store with its Settings. Without write nothing is changed, not even recovered, and
-// a process may have the store open. ErrNotFound if there is no store; else the errors of store.Open.
+// a process may have the store open. ErrNotFound if there is no store; else the errors of
+// store.Open.
 func (r Rest) Open(ctx context.Context, write bool) (*store.Store, error) {
 	s, err := r.Settings()
 	if err != nil {
@@ -36,8 +37,8 @@ func (r Rest) Open(ctx context.Context, write bool) (*store.Store, error) {
 	return store.Open(ctx, c)
 }
 
-// Settings returns the store's settings: those of the environment, of the command line, of its config
-// file and of dockerd's last Init. ErrNotFound if there is no store.
+// Settings returns the store's settings: those of the environment, of the command line, of its
+// config file and of dockerd's last Init. ErrNotFound if there is no store.
 func (r Rest) Settings() (*config.Settings, error) {
 	made, file, opts, err := r.read()
 	if err != nil {
@@ -52,8 +53,8 @@ func (r Rest) Settings() (*config.Settings, error) {
 }
 
 // read returns what the store itself says: what it was made with, its config file, and the
-// --storage-opts of dockerd's last Init. Without the last it may lack the additional stores that its
-// layers stand on.
+// --storage-opts of dockerd's last Init. Without the last it may lack the additional stores that
+// its layers stand on.
 func (r Rest) read() (made, file, opts config.Source, err error) {
 	meta, err := store.Inspect(r.Root)
 	if err != nil {

@@ -34,7 +34,8 @@ func (k *Keeper[S]) resolve(i Init) (opts config.Source, s *config.Settings, err
 	return opts, s, err
 }
 
-// from computes the settings that the process's own sources and others make, the last outranking all.
+// from computes the settings that the process's own sources and others make, the last outranking
+// all.
 func (k *Keeper[S]) from(others ...config.Source) (*config.Settings, error) {
 	return k.o.Table.Resolve(append(slices.Clone(k.o.Sources), others...)...)
 }
@@ -92,7 +93,8 @@ func (k *Keeper[S]) SetOptions(_ context.Context, values map[string]string) ([]c
 	return changes, k.apply(k.current.Load().Store, next)
 }
 
-// amended returns the config file with values, what comes of each, and the settings of the next start. It wants k.mu.
+// amended returns the config file with values, what comes of each, and the settings of the next
+// start. It wants k.mu.
 func (k *Keeper[S]) amended(values map[string]string) (config.Source, []config.Outcome, *config.Settings, error) {
 	if k.current.Load() == nil {
 		return config.Source{}, nil, nil, fmt.Errorf("set options: no store is open yet; strata options --root %s KEY=VALUE changes those of a store at rest: %w",
@@ -106,8 +108,8 @@ func (k *Keeper[S]) amended(values map[string]string) (config.Source, []config.O
 	return file, changes, later, err
 }
 
-// checkStores refuses additional stores that would keep the next start from opening the store. It holds no lock while it
-// looks at them: their file systems may hang.
+// checkStores refuses additional stores that would keep the next start from opening the store. It
+// holds no lock while it looks at them: their file systems may hang.
 func (k *Keeper[S]) checkStores(values map[string]string) error {
 	k.mu.Lock()
 	_, changes, later, err := k.amended(values)
@@ -133,8 +135,8 @@ func checkStores(changes []config.Outcome, later *config.Settings, p Place) erro
 	return nil
 }
 
-// outranked notes where the next start has the settings from that were unset, and which source outranks the config file. A
-// live change is made all the same, by an assignment in now.
+// outranked notes where the next start has the settings from that were unset, and which source
+// outranks the config file. A live change is made all the same, by an assignment in now.
 func outranked(later *config.Settings, c *config.Outcome, now config.Source) config.Source {
 	kept := slices.DeleteFunc(slices.Clone(now.Assignments), func(a config.Assignment) bool { return a.Key == c.Key })
 	for _, s := range later.List() {
@@ -153,8 +155,9 @@ func outranked(later *config.Settings, c *config.Outcome, now config.Source) con
 }
 
 // reconfigure is what another Init with other --storage-opts does while the store is open: live
-// settings change at once, others when the process is started again, which docker info says until then,
-// and what a store has for ever cannot change. dockerd would not start if Init failed. It wants the lock.
+// settings change at once, others when the process is started again, which docker info says until
+// then, and what a store has for ever cannot change. dockerd would not start if Init failed. It
+// wants the lock.
 func (k *Keeper[S]) reconfigure(ctx context.Context, st S, next Init) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -187,8 +190,8 @@ func changed(old, next *config.Settings, kind config.Change) []string {
 	return keys
 }
 
-// apply puts the live settings of next in force. The others stay as they are until the next start. It
-// wants k.mu.
+// apply puts the live settings of next in force. The others stay as they are until the next start.
+// It wants k.mu.
 func (k *Keeper[S]) apply(st S, next *config.Settings) error {
 	inForce := k.settings.WithLive(next)
 	if err := st.SetSync(inForce.Sync); err != nil {
@@ -201,7 +204,8 @@ func (k *Keeper[S]) apply(st S, next *config.Settings) error {
 	return nil
 }
 
-// amend adds values to the assignments of a config file, removes those of keys whose value is "", and says what comes of each.
+// amend adds values to the assignments of a config file, removes those of keys whose value is "",
+// and says what comes of each.
 func amend(table *config.Table, path string, values map[string]string) (config.Source, []config.Outcome, error) {
 	file, err := config.FromFile(path)
 	if err != nil {

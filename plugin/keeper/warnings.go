@@ -9,8 +9,8 @@ import (
 	"strata/plugin/config"
 )
 
-// Warnings are what an administrator should know of, a line each: what is doubtful, what waits for a
-// restart, what is damaged, and what Docker knows and the open store does not have.
+// Warnings are what an administrator should know of, a line each: what is doubtful, what waits for
+// a restart, what is damaged, and what Docker knows and the open store does not have.
 func (k *Keeper[S]) Warnings(ctx context.Context) (all []string) {
 	if k.o.Place.Doubt != "" {
 		all = append(all, k.o.Place.Doubt)

@@ -165,7 +165,7 @@ func (f *Fake) Diff(ctx context.Context, name, parent string, w io.Writer) error
 	return f.called(ctx, "Diff", name+" "+parent)
 }
 
-// Check implements control.Keeper. With Repair the first finding is repaired.
+// Check implements control.Writer. With Repair the first finding is repaired.
 func (f *Fake) Check(ctx context.Context, o store.CheckOptions) ([]store.Finding, error) {
 	if o.Progress != nil {
 		o.Progress(1, len(f.Layers))
@@ -178,7 +178,7 @@ func (f *Fake) Check(ctx context.Context, o store.CheckOptions) ([]store.Finding
 	return found, f.called(ctx, "Check", fmt.Sprintf("deep=%v repair=%v", o.Deep, o.Repair))
 }
 
-// GC implements control.Keeper: an orphan is what is not known.
+// GC implements control.Writer: an orphan is what is not known.
 func (f *Fake) GC(ctx context.Context, o store.GCOptions) ([]store.Orphan, error) {
 	var orphans []store.Orphan
 	for i, l := range f.Layers {
@@ -190,13 +190,13 @@ func (f *Fake) GC(ctx context.Context, o store.GCOptions) ([]store.Orphan, error
 	return orphans, f.called(ctx, "GC", fmt.Sprintf("known=%d yes=%v", len(o.Known), o.Yes))
 }
 
-// Adopt implements control.Keeper: there is an image of two layers.
+// Adopt implements control.Writer: there is an image of two layers.
 func (f *Fake) Adopt(ctx context.Context, yes bool) ([]store.Adoption, error) {
 	d, e := Hex('d'), Hex('e')
 	return []store.Adoption{{Name: d, Adopted: yes}, {Name: e, Parent: d, Adopted: yes}}, f.called(ctx, "Adopt", fmt.Sprintf("yes=%v", yes))
 }
 
-// Clone implements control.Keeper.
+// Clone implements control.Writer.
 func (f *Fake) Clone(ctx context.Context, name, template string, o store.CreateOptions) error {
 	err := f.called(ctx, "Clone", fmt.Sprintf("%s %s limit=%d label=%s labels=%v", name, template, o.Limit, o.Label, o.Labels))
 	if err == nil {
@@ -205,7 +205,7 @@ func (f *Fake) Clone(ctx context.Context, name, template string, o store.CreateO
 	return err
 }
 
-// SetIDMap implements control.Keeper.
+// SetIDMap implements control.Writer.
 func (f *Fake) SetIDMap(ctx context.Context, name string, m *backend.IDMap) error {
 	return f.called(ctx, "SetIDMap", fmt.Sprintf("%s %v", name, m != nil))
 }
