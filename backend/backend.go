@@ -88,7 +88,6 @@ type Mount struct {
 type MountOptions struct {
 	ReadOnly bool
 	Label    string // SELinux mount label, "" for none
-	Volatile bool   // the content need not survive a power cut
 }
 
 // Backend keeps layers on one kind of storage.
@@ -168,19 +167,3 @@ type Usage struct {
 
 // Field is one line of a report.
 type Field struct{ Name, Value string }
-
-// As returns b, or the backend that b wraps (method Unwrap), as the optional interface T.
-func As[T any](b Backend) (T, bool) {
-	for b != nil {
-		if t, ok := b.(T); ok {
-			return t, true
-		}
-		u, ok := b.(interface{ Unwrap() Backend })
-		if !ok {
-			break
-		}
-		b = u.Unwrap()
-	}
-	var zero T
-	return zero, false
-}

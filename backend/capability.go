@@ -42,6 +42,11 @@ type Place struct {
 	Below func() (Below, error)
 }
 
+// Whole reports whether Dir holds the layer's whole tree as it is seen where the layer is mounted.
+func (p Place) Whole() bool {
+	return p.Whiteouts == WhiteoutsNone && p.Marks == WhiteoutsNone && p.Below == nil
+}
+
 // Below is the tree that a layer's parents show together, read without a mount. Paths are clean and relative to its root,
 // which is ".". No symlink in a path is followed: what lies behind one is not there. It is for one goroutine.
 type Below interface {
@@ -68,23 +73,18 @@ type Placer interface {
 	Place(ctx context.Context, l Layer) (Place, error)
 }
 
-// Differ writes the layer's difference from its nearest parent as an uncompressed layer tar
-// (OCI image spec, layer.md: whiteouts as .wh. files), the same bytes each time, entries in path
-// order. Owners are written as the container sees them. Without it the store compares both trees.
-type Differ interface {
-	Diff(ctx context.Context, l Layer, w io.Writer) error
-}
-
-// Changer lists the difference from the nearest parent. Without it the store compares both trees, as far
-// as Narrower says that they may differ.
+// Changer lists the difference from the nearest parent, for storage that keeps a list of it. The store takes the files
+// themselves from Placer's directory or a mount. ErrNotImplemented comes before the first change and has the store go
+// on as without it: as far as Narrower says that they may differ, it compares both trees.
 type Changer interface {
 	Changes(ctx context.Context, l Layer) iter.Seq2[Change, error]
 }
 
-// Narrower knows which files of a layer may differ from its nearest parent. upper and lower are the directories
-// where the two are mounted meanwhile. The store passes over every name that both trees have with
-// the same inode number if unchanged says so for that number, dev being the device of the upper tree; a nil
-// function passes over nothing. Without Narrower the store looks at every name.
+// Narrower knows which files of a layer may differ from its nearest parent, for storage that shares inode numbers and
+// blocks between the two. upper and lower are the directories where both trees are meanwhile. The store passes over
+// every name that both trees have with the same inode number if unchanged says so for that number, dev being the device
+// of the upper tree. A nil function, for layers that share nothing, passes over nothing. Without Narrower the store
+// looks at every name.
 type Narrower interface {
 	Narrow(ctx context.Context, l Layer, upper, lower string) (unchanged func(dev, ino uint64) bool, err error)
 }

@@ -269,7 +269,7 @@ func (c crashSuite) verify(t *testing.T, root, journal string) {
 	r.checkClean()
 	r.checkOnlyCountedMounts() // first: what follows mounts and unmounts
 	r.checkLayers(known)
-	if lister, ok := backend.As[backend.Lister](r.back); ok {
+	if lister, ok := r.back.(backend.Lister); ok {
 		ids, err := lister.List(t.Context())
 		assert.NilError(t, err)
 		assert.Equal(t, len(ids), r.withData(), "on disk: %q", ids)

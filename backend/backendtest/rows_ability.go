@@ -51,7 +51,7 @@ func usage(r *rig) {
 
 // wholeTree reports whether a layer without changes may occupy as much as its parent.
 func wholeTree(r *rig) bool {
-	placer, ok := backend.As[backend.Placer](r.back)
+	placer, ok := r.back.(backend.Placer)
 	if !ok {
 		return true
 	}
@@ -231,7 +231,7 @@ func idMapChanged(r *rig) {
 	before := r.tree("l")
 	id := r.stat("l").ID
 	err := r.store.SetIDMap(r.ctx(), "l", shifted(400000))
-	if _, ok := backend.As[backend.Cloner](r.back); !ok {
+	if _, ok := r.back.(backend.Cloner); !ok {
 		assert.Assert(r.t, errdefs.IsNotImplemented(err), "%v", err)
 		return
 	}

@@ -263,7 +263,7 @@ func digested(want map[string]string) map[string]string {
 
 // overlaid tells whether marks of overlayfs act where the layer is mounted.
 func overlaid(r *rig, name string) bool {
-	placer, ok := backend.As[backend.Placer](r.back)
+	placer, ok := r.back.(backend.Placer)
 	if !ok {
 		return false
 	}

@@ -211,7 +211,7 @@ func protectedFiles(r *rig) {
 	r.same(up(want, 100000), r.tree("mapped"), "mapped child")
 	r.create("own", "child")
 	r.mounted("own", protect)
-	if _, ok := backend.As[backend.Cloner](r.back); ok {
+	if _, ok := r.back.(backend.Cloner); ok {
 		assert.NilError(r.t, r.store.SetIDMap(r.ctx(), "own", shifted(200000)))
 		r.same(up(want, 200000), r.tree("own"), "layer with another map")
 	}

@@ -161,7 +161,7 @@ func sealedReadOnly(r *rig) {
 func sealedInVain(r *rig) {
 	r.create("l", "")
 	r.write("l", CreateFile("f", []byte("b"), 0o644))
-	if s, ok := backend.As[backend.Sealer](r.back); ok {
+	if s, ok := r.back.(backend.Sealer); ok {
 		assert.NilError(r.t, s.Seal(r.ctx(), r.layer("l")))
 	}
 	assert.Assert(r.t, !r.stat("l").Sealed)
@@ -381,7 +381,7 @@ func additionalStores(r *rig) {
 
 // strayData: what the backend holds without a record is found by check, and removed by gc on demand.
 func strayData(r *rig) {
-	lister, ok := backend.As[backend.Lister](r.back)
+	lister, ok := r.back.(backend.Lister)
 	if !ok {
 		return // nothing to find it with; the store says so in Info
 	}
@@ -418,8 +418,8 @@ func leaving(r *rig) {
 	assert.NilError(r.t, err)
 	assert.Equal(r.t, len(orphans), 2)
 	assert.Equal(r.t, orphans[1].Name, "base")
-	_, meter := backend.As[backend.Meter](r.back)
-	_, placer := backend.As[backend.Placer](r.back)
+	_, meter := r.back.(backend.Meter)
+	_, placer := r.back.(backend.Placer)
 	if !meter && !placer { // only a mount would tell, which a layer that goes does not get
 		assert.Assert(r.t, orphans[1].Size == nil)
 		return

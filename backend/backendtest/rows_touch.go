@@ -335,7 +335,7 @@ func ownerOutside(r *rig) {
 	assert.NilError(r.t, r.createWith("base", "", store.CreateOptions{IDMap: shifted(100000)}))
 	r.write("base", MkdirAll("d/kept"), Chown("d", 100000, 100000), Chown("d/kept", 100000, 100000))
 	assert.NilError(r.t, r.createWith("l", "base", store.CreateOptions{IDMap: shifted(100000)}))
-	placer, ok := backend.As[backend.Placer](r.back)
+	placer, ok := r.back.(backend.Placer)
 	if !ok {
 		r.mounted("l", func(dir string) { assert.NilError(r.t, outside(dir)) })
 	} else {

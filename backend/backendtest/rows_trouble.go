@@ -340,7 +340,7 @@ func diskFullStages(r *rig, kept []byte) {
 	// A layer that was there before. What has to be mounted to be read wants a directory to mount it on.
 	var diff bytes.Buffer
 	err := r.store.Diff(ctx, "kept", "", &diff)
-	if _, placed := backend.As[backend.Placer](r.back); placed {
+	if _, placed := r.back.(backend.Placer); placed {
 		assert.NilError(r.t, err, "diff on a full disk")
 	}
 	if tolerate("diff", err) {

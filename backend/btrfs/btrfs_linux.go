@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"iter"
 	"os"
 	"path/filepath"
 
@@ -17,7 +15,6 @@ import (
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/layerdir"
 	"strata/backend/internal/layertar/dirsink"
-	"strata/backend/internal/layertar/pack"
 	"strata/backend/internal/tree"
 )
 
@@ -26,8 +23,7 @@ var (
 	_ backend.Backend  = (*btrfs)(nil)
 	_ backend.Sealer   = (*btrfs)(nil)
 	_ backend.Placer   = (*btrfs)(nil)
-	_ backend.Differ   = (*btrfs)(nil)
-	_ backend.Changer  = (*btrfs)(nil)
+	_ backend.Narrower = (*btrfs)(nil)
 	_ backend.Meter    = (*btrfs)(nil)
 	_ backend.Limiter  = (*btrfs)(nil)
 	_ backend.Cloner   = (*btrfs)(nil)
@@ -196,36 +192,24 @@ func (b *btrfs) setReadOnly(id string, readOnly bool) error {
 	return setReadOnly(d.FD, readOnly)
 }
 
-// Diff writes the files that Changes lists. A layer that is not sealed may be in use: what vanishes is left out.
-func (b *btrfs) Diff(ctx context.Context, l backend.Layer, w io.Writer) error {
-	d, err := b.open(l.ID)
+// Narrow finds what was touched since the snapshot was made, as the package comment describes. What has not reached the
+// disk is written first, by whichever layer it is: btrfs has no call to flush one subvolume.
+func (b *btrfs) Narrow(ctx context.Context, l backend.Layer, _, _ string) (func(dev, ino uint64) bool, error) {
+	upper, err := b.open(l.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer d.Close()
-	sealed, err := readOnly(d.FD)
+	defer upper.Close()
+	lower, err := b.open(l.Parent())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	o := pack.Options{IDMap: l.IDMap, Vanished: !sealed}
-	return pack.Changes(ctx, w, d.Path, b.Changes(ctx, l), o)
-}
-
-// Changes finds what changed since the snapshot was made, as the package comment describes. What has not
-// reached the disk is written first, by whichever layer it is: btrfs has no call to flush one subvolume.
-func (b *btrfs) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backend.Change, error] {
-	return func(yield func(backend.Change, error) bool) {
-		changes, err := b.changes(ctx, l)
-		if err != nil {
-			yield(backend.Change{}, err)
-			return
-		}
-		for c, err := range changes {
-			if !yield(c, err) {
-				return
-			}
-		}
+	defer lower.Close()
+	s, err := sinceSnapshot(ctx, upper, lower)
+	if s == nil || err != nil {
+		return nil, err
 	}
+	return s.unchanged(ctx)
 }
 
 // Usage adds up the extents and inodes that are younger than the snapshot. What has not reached the disk

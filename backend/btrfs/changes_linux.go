@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"math"
 	"os"
 
@@ -13,37 +12,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/dirfd"
-	"strata/backend/internal/treediff"
 )
-
-// changes prepares the comparison of a layer with its parent.
-func (b *btrfs) changes(ctx context.Context, l backend.Layer) (iter.Seq2[backend.Change, error], error) {
-	upper, err := b.open(l.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer upper.Close()
-	if len(l.Parents) == 0 {
-		return treediff.Changes(ctx, upper.Path, "", treediff.Options{UpperIDs: l.IDMap}), nil
-	}
-	lower, err := b.open(l.Parent())
-	if err != nil {
-		return nil, err
-	}
-	defer lower.Close()
-	o := treediff.Options{UpperIDs: l.IDMap, LowerIDs: l.Parents[0].IDMap}
-	s, err := sinceSnapshot(ctx, upper, lower)
-	if err != nil {
-		return nil, err
-	}
-	if s != nil {
-		o.OneDisk = true
-		if o.Unchanged, err = s.unchanged(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return treediff.Changes(ctx, upper.Path, lower.Path, o), nil
-}
 
 // snapshot is a subvolume and the one that it came from.
 type snapshot struct {

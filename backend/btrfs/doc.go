@@ -14,7 +14,7 @@
 // # What changed
 //
 // A snapshot shares its inode numbers and its B-tree blocks with its parent, and each block and each inode
-// item carries the number of the transaction (generation) that last wrote it. So Changes searches the
+// item carries the number of the transaction (generation) that last wrote it. So Narrow searches the
 // layer's tree for blocks that are younger than the snapshot, which skips all that is shared; collects
 // the inodes in them that were touched since; adds the directories above those; and has the two trees compared
 // (package treediff) with everything else passed over. A removed name touches the inode of its directory.

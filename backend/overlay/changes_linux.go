@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"path/filepath"
 
@@ -12,44 +11,26 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/dirfd"
-	"strata/backend/internal/layertar/pack"
 	"strata/backend/internal/treediff"
 )
 
 // Changes walks the upper directory, a second time where hard links ask for it (treediff.Linker), and looks up each of its names
 // below: the cost depends on what was changed, not on the size of the image. Files that look the same are read. The layer may be in use; what vanishes meanwhile is left out.
 func (o *overlay) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backend.Change, error] {
-	return o.changes(ctx, l, false)
-}
-
-// changes lists the changes of a layer. content refuses files whose content is not in the upper directory.
-func (o *overlay) changes(ctx context.Context, l backend.Layer, content bool) iter.Seq2[backend.Change, error] {
 	return func(yield func(backend.Change, error) bool) {
-		err := o.walk(ctx, l, content, yield)
+		err := o.walk(ctx, l, yield)
 		if err != nil && !errors.Is(err, treediff.ErrStopped) {
 			yield(backend.Change{}, err)
 		}
 	}
 }
 
-// Diff writes the changes as a tar. The Linker gives none before it has seen all: a layer that cannot be read from its upper
-// directory is refused before the first byte.
-func (o *overlay) Diff(ctx context.Context, l backend.Layer, w io.Writer) error {
-	dir, err := o.find(l.ID)
-	if err != nil {
-		return err
-	}
-	return pack.Changes(ctx, w, filepath.Join(dir, diffDir), o.changes(ctx, l, true),
-		pack.Options{IDMap: l.IDMap, Marks: o.whiteouts(), Vanished: true})
-}
-
 // walker is one walk over an upper directory, and over those of the layers below beside it.
 type walker struct {
-	ctx     context.Context //nolint:containedctx // a walk lives as long as the call that got ctx
-	marks   marks
-	ids     *backend.IDMap
-	links   treediff.Linker
-	content bool // what is listed will be read, too
+	ctx   context.Context //nolint:containedctx // a walk lives as long as the call that got ctx
+	marks marks
+	ids   *backend.IDMap
+	links treediff.Linker
 
 	upper  *dirfd.Walk
 	lowers []lowerWalk // topmost first
@@ -83,8 +64,8 @@ type directory struct {
 const lowerDirs = 128
 
 // walk yields the changes of a layer. An error ends it and is not yielded.
-func (o *overlay) walk(ctx context.Context, l backend.Layer, content bool, yield func(backend.Change, error) bool) error {
-	w := &walker{ctx: ctx, marks: o.marks(), ids: l.IDMap, content: content}
+func (o *overlay) walk(ctx context.Context, l backend.Layer, yield func(backend.Change, error) bool) error {
+	w := &walker{ctx: ctx, marks: o.marks(), ids: l.IDMap}
 	w.links.Partial = true // what the upper directory has not it has in common with the lower ones
 	return w.links.Walk(yield, func(yield func(backend.Change, error) bool) error {
 		return o.roots(w, l, yield)
@@ -120,7 +101,7 @@ func (o *overlay) roots(w *walker, l backend.Layer, yield func(backend.Change, e
 
 // openDiff opens what a layer itself holds.
 func (o *overlay) openDiff(id string) (dirfd.Dir, error) {
-	dir, err := o.find(id)
+	dir, err := o.Find(id)
 	if err != nil {
 		return dirfd.Dir{}, err
 	}
@@ -256,9 +237,9 @@ func (w *walker) name(name string) error {
 	return w.out.Name(name, kind)
 }
 
-// checkContent refuses a file whose content lies in another layer.
+// checkContent refuses a file whose content lies in another layer, so that it cannot be read from the upper directory.
 func (w *walker) checkContent(f *file) error {
-	if !w.content || f.Kind() != unix.S_IFREG {
+	if f.Kind() != unix.S_IFREG {
 		return nil
 	}
 	return dirfd.IgnoreVanished(w.marks.refuseMetacopy(f))

@@ -32,7 +32,7 @@ func (o *overlay) create(ctx context.Context, l backend.Layer, fill func(diff st
 	if err := o.Remove(ctx, l); err != nil {
 		return err
 	}
-	dir := filepath.Join(o.env.Home, l.ID)
+	dir := filepath.Join(o.Env.Home, l.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (o *overlay) makeRoot(l backend.Layer, diff string) error {
 	if len(l.Parents) == 0 {
 		return os.Chmod(diff, 0o755) //nolint:gosec // as open as a root directory is; umask notwithstanding
 	}
-	parent, err := o.find(l.Parents[0].ID)
+	parent, err := o.Find(l.Parents[0].ID)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (o *overlay) copyRoot(from, to string) error {
 
 // Remove deletes the layer's directories, and drops its size limit.
 func (o *overlay) Remove(ctx context.Context, l backend.Layer) error {
-	dir := filepath.Join(o.env.Home, l.ID)
+	dir := filepath.Join(o.Env.Home, l.ID)
 	if o.projects != nil {
 		if err := o.projects.Remove(dir); err != nil {
 			return err
@@ -103,7 +103,7 @@ func (o *overlay) Remove(ctx context.Context, l backend.Layer) error {
 // Clone copies the template's upper directory, by reflink where the file system can. The owners in it
 // are the template's, and so is the way in which it shows its parents' owners.
 func (o *overlay) Clone(ctx context.Context, l, template backend.Layer) error {
-	from, err := o.find(template.ID)
+	from, err := o.Find(template.ID)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (o *overlay) Clone(ctx context.Context, l, template backend.Layer) error {
 // are new: btrfs logs the names of a new inode with it. A sync of the home directory would write down
 // names of other layers, too, perhaps before the store's records of them.
 func (o *overlay) SyncCreated(_ context.Context, l backend.Layer) error {
-	return tree.Sync(o.own(l.ID, diffDir), filepath.Join(o.env.Home, l.ID))
+	return tree.Sync(o.own(l.ID, diffDir), filepath.Join(o.Env.Home, l.ID))
 }
 
 // SetLimit changes how large the layer may become. ErrNotImplemented without project quota.
@@ -134,7 +134,7 @@ func (o *overlay) SetLimit(ctx context.Context, l backend.Layer, limit int64) er
 	if o.projects == nil {
 		return o.noQuota
 	}
-	return o.projects.Limit(ctx, filepath.Join(o.env.Home, l.ID), limit)
+	return o.projects.Limit(ctx, filepath.Join(o.Env.Home, l.ID), limit)
 }
 
 // MapIDs notes that parents with another ID map are to be shown with the layer's own; the owners in the

@@ -24,8 +24,7 @@
 // An upper directory means the same whatever kernel reads it: the mount options say redirect_dir=nofollow,
 // metacopy=off and index=off, whatever the kernel's defaults are, where it knows those options. A directory
 // that a foreign mount has written with redirects or metadata-only copies cannot be read without its lower
-// directories; for such a layer [backend.Changer] and [backend.Differ] return ErrNotImplemented before
-// anything is written.
+// directories; for such a layer Changes returns ErrNotImplemented before the first change.
 //
 // # Mounts
 //
@@ -37,7 +36,5 @@
 // # Crashes
 //
 // Create builds in place, so a half-made layer is a directory that Remove deletes. Nothing is written
-// elsewhere. A layer that was mounted volatile and lost power may hold torn files; the kernel's mark for
-// that (work/work/incompat) is removed at the next mount, since whoever asks for volatile can do without
-// the content.
+// elsewhere.
 package overlay

@@ -12,24 +12,23 @@ import (
 	"strata/backend"
 	"strata/backend/internal/idmap"
 	"strata/backend/internal/mount"
-	"strata/backend/internal/tree"
 )
 
 // Mounts describes a bind mount for a layer without parents, else an overlay.
-func (o *overlay) Mounts(ctx context.Context, l backend.Layer, mo backend.MountOptions) ([]backend.Mount, error) {
-	m, err := o.mount(ctx, l, mo)
+func (o *overlay) Mounts(_ context.Context, l backend.Layer, mo backend.MountOptions) ([]backend.Mount, error) {
+	m, err := o.mount(l, mo)
 	if err != nil {
 		return nil, err
 	}
 	return []backend.Mount{m}, nil
 }
 
-func (o *overlay) mount(ctx context.Context, l backend.Layer, mo backend.MountOptions) (backend.Mount, error) {
-	dir, err := o.find(l.ID)
+func (o *overlay) mount(l backend.Layer, mo backend.MountOptions) (backend.Mount, error) {
+	dir, err := o.Find(l.ID)
 	if err != nil {
 		return backend.Mount{}, err
 	}
-	if !mo.ReadOnly && filepath.Dir(dir) != filepath.Clean(o.env.Home) {
+	if !mo.ReadOnly && filepath.Dir(dir) != filepath.Clean(o.Env.Home) {
 		return backend.Mount{}, fmt.Errorf("%s is in a read-only store: %w", dir, errdefs.ErrFailedPrecondition)
 	}
 	diff := filepath.Join(dir, diffDir)
@@ -50,19 +49,12 @@ func (o *overlay) mount(ctx context.Context, l backend.Layer, mo backend.MountOp
 	}
 	words = append(words, lowers...)
 	if len(l.Parents) == 0 { // an overlay wants a lower directory or, read-only, two
-		words = append(words, "lowerdir+="+filepath.Join(o.env.Home, emptyDir))
+		words = append(words, "lowerdir+="+filepath.Join(o.Env.Home, emptyDir))
 	}
 	if mo.ReadOnly {
 		words = append(words, "ro")
 	} else {
-		work := filepath.Join(dir, workDir)
-		if err := forgetVolatile(ctx, work); err != nil {
-			return backend.Mount{}, err
-		}
-		words = append(words, "upperdir="+diff, "workdir="+work)
-		if mo.Volatile && o.volatile {
-			words = append(words, "volatile")
-		}
+		words = append(words, "upperdir="+diff, "workdir="+filepath.Join(dir, workDir))
 	}
 	words = append(words, o.options...)
 	if mo.Label != "" {
@@ -79,9 +71,9 @@ func (o *overlay) lowers(l backend.Layer) ([]string, error) {
 	}
 	words := make([]string, 0, len(l.Parents))
 	for _, p := range l.Parents {
-		dir := filepath.Join(o.env.Home, p.ID)
-		if len(o.env.Stores) > 0 { // else it can be nowhere else, and if it is missing the mount will say so
-			if dir, err = o.find(p.ID); err != nil {
+		dir := filepath.Join(o.Env.Home, p.ID)
+		if len(o.Env.Stores) > 0 { // else it can be nowhere else, and if it is missing the mount will say so
+			if dir, err = o.Find(p.ID); err != nil {
 				return nil, err
 			}
 		}
@@ -113,7 +105,7 @@ func (o *overlay) mapsIDs(l backend.Layer) (bool, error) {
 		return false, nil
 	}
 	for _, id := range same {
-		dir, err := o.find(id)
+		dir, err := o.Find(id)
 		if err != nil {
 			return false, err
 		}
@@ -126,14 +118,4 @@ func (o *overlay) mapsIDs(l backend.Layer) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// forgetVolatile removes the mark of an earlier volatile mount, with which the kernel would refuse to
-// mount again (Documentation/filesystems/overlayfs.rst, "Volatile mount").
-func forgetVolatile(ctx context.Context, work string) error {
-	mark := filepath.Join(work, "work", "incompat")
-	if _, err := os.Lstat(mark); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return tree.RemoveAll(ctx, mark)
 }

@@ -12,18 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/layerdir"
 	"strata/backend/internal/probe"
 	"strata/backend/internal/quota"
-	"strata/backend/internal/tree"
 )
 
 // What this backend can do besides the three methods.
 var (
 	_ backend.Backend  = (*overlay)(nil)
 	_ backend.Placer   = (*overlay)(nil)
-	_ backend.Differ   = (*overlay)(nil)
 	_ backend.Changer  = (*overlay)(nil)
-	_ backend.Meter    = (*overlay)(nil)
 	_ backend.Limiter  = (*overlay)(nil)
 	_ backend.IDMapper = (*overlay)(nil)
 	_ backend.Cloner   = (*overlay)(nil)
@@ -50,12 +48,11 @@ const maxLowers = 500
 
 // overlay does not change after New, so that its methods may be called concurrently.
 type overlay struct {
-	env       backend.Env
+	layerdir.Dirs
 	config    Config
 	probe     *probe.Prober
 	options   []string        // of every overlay mount
 	userXattr bool            // marks are user.overlay.*
-	volatile  bool            // the kernel knows the option
 	projects  *quota.Projects // nil without project quota
 	noQuota   error           // why projects is nil
 }
@@ -66,7 +63,7 @@ func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, erro
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	o := &overlay{env: env, config: *c, probe: probe.New(env.Home)}
+	o := &overlay{Dirs: layerdir.Dirs{Env: env, Part: diffDir}, config: *c, probe: probe.New(env.Home)}
 	if err := o.probe.Sweep(ctx); err != nil {
 		return nil, err
 	}
@@ -131,7 +128,7 @@ func (o *overlay) chooseOptions(ctx context.Context) error {
 	if o.userXattr {
 		o.options = append(o.options, "userxattr")
 	}
-	if len(o.env.Stores) > 0 {
+	if len(o.Env.Stores) > 0 {
 		// With layers on several file systems, files would otherwise seem to lie on several devices.
 		known, err := o.knows(ctx, "xino=auto")
 		if err != nil {
@@ -142,9 +139,7 @@ func (o *overlay) chooseOptions(ctx context.Context) error {
 		}
 	}
 	o.options = append(o.options, o.config.MountOpt...)
-	var err error
-	o.volatile, err = o.knows(ctx, "volatile")
-	return err
+	return nil
 }
 
 // knows reports whether the kernel knows an option.
@@ -164,38 +159,7 @@ func (o *overlay) Close() error {
 	return o.projects.Close()
 }
 
-func (o *overlay) own(id, name string) string { return filepath.Join(o.env.Home, id, name) }
-
-// find returns the directory of a layer in this store or in one of the read-only ones.
-func (o *overlay) find(id string) (string, error) {
-	for _, home := range append([]string{o.env.Home}, o.env.Stores...) {
-		dir := filepath.Join(home, id)
-		_, err := os.Lstat(filepath.Join(dir, diffDir))
-		if err == nil {
-			return dir, nil
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return "", err
-		}
-	}
-	return "", fmt.Errorf("no directory of layer %s in %s: %w", id,
-		strings.Join(append([]string{o.env.Home}, o.env.Stores...), ", "), errdefs.ErrNotFound)
-}
-
-// List lists the directories of all layers.
-func (o *overlay) List(context.Context) ([]string, error) {
-	entries, err := os.ReadDir(o.env.Home)
-	if err != nil {
-		return nil, err
-	}
-	var ids []string
-	for _, e := range entries {
-		if e.IsDir() && backend.CheckID(e.Name()) == nil {
-			ids = append(ids, e.Name())
-		}
-	}
-	return ids, nil
-}
+func (o *overlay) own(id, name string) string { return filepath.Join(o.Env.Home, id, name) }
 
 // whiteouts is how this overlay's mounts mark deletions.
 func (o *overlay) whiteouts() backend.Whiteouts { return o.marks().kind }
@@ -203,7 +167,7 @@ func (o *overlay) whiteouts() backend.Whiteouts { return o.marks().kind }
 // Place is the upper directory. A base layer needs no whiteouts: there is nothing below to hide, and
 // its bind mount would show them.
 func (o *overlay) Place(_ context.Context, l backend.Layer) (backend.Place, error) {
-	dir, err := o.find(l.ID)
+	dir, err := o.Find(l.ID)
 	if err != nil {
 		return backend.Place{}, err
 	}
@@ -217,19 +181,10 @@ func (o *overlay) Place(_ context.Context, l backend.Layer) (backend.Place, erro
 	return p, nil
 }
 
-// Usage walks the upper directory.
-func (o *overlay) Usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
-	dir, err := o.find(l.ID)
-	if err != nil {
-		return backend.Usage{}, err
-	}
-	return tree.Usage(ctx, filepath.Join(dir, diffDir))
-}
-
 // Check looks for the directories that a layer consists of. A missing work directory is made anew if
 // repair is set; nothing else can be mended.
 func (o *overlay) Check(_ context.Context, l backend.Layer, repair bool) error {
-	if _, err := o.find(l.ID); err != nil {
+	if _, err := o.Find(l.ID); err != nil {
 		return err
 	}
 	if fi, err := os.Lstat(o.own(l.ID, diffDir)); err != nil || !fi.IsDir() {
@@ -259,8 +214,8 @@ func (o *overlay) Report(ctx context.Context) ([]backend.Field, error) {
 		}
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(o.env.Home, &st); err != nil {
-		return nil, &os.PathError{Op: "statfs", Path: o.env.Home, Err: err}
+	if err := unix.Statfs(o.Env.Home, &st); err != nil {
+		return nil, &os.PathError{Op: "statfs", Path: o.Env.Home, Err: err}
 	}
 	return []backend.Field{
 		{Name: "Backing Filesystem", Value: fileSystemName(int64(st.Type))},

@@ -20,12 +20,12 @@ func (o *overlay) Rebase(ctx context.Context, l backend.Layer) error {
 	if len(l.Parents) >= maxLowers {
 		return fmt.Errorf("%d layers below, overlay takes %d: %w", len(l.Parents), maxLowers-1, errdefs.ErrInvalidArgument)
 	}
-	diff := filepath.Join(o.env.Home, l.ID, diffDir)
+	diff := filepath.Join(o.Env.Home, l.ID, diffDir)
 	err := dirsink.Settle(ctx, diff, dirsink.Options{Whiteouts: o.whiteouts(), Marks: o.whiteouts(), IDMap: l.IDMap, Below: o.below(l)})
 	if err != nil || len(l.Parents) == 0 {
 		return err
 	}
-	parent, err := o.find(l.Parents[0].ID)
+	parent, err := o.Find(l.Parents[0].ID)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import "strata/backend"
 type abilities struct {
 	sealer    backend.Sealer
 	placer    backend.Placer
-	differ    backend.Differ
 	changer   backend.Changer
 	sinker    backend.Sinker
 	meter     backend.Meter
@@ -28,39 +27,41 @@ type abilities struct {
 }
 
 func findAbilities(b backend.Backend) (a abilities) {
-	a.sealer, _ = backend.As[backend.Sealer](b)
-	a.placer, _ = backend.As[backend.Placer](b)
-	a.differ, _ = backend.As[backend.Differ](b)
-	a.changer, _ = backend.As[backend.Changer](b)
-	a.sinker, _ = backend.As[backend.Sinker](b)
-	a.meter, _ = backend.As[backend.Meter](b)
-	a.limiter, _ = backend.As[backend.Limiter](b)
-	a.idMapper, _ = backend.As[backend.IDMapper](b)
-	a.cloner, _ = backend.As[backend.Cloner](b)
-	a.rebaser, _ = backend.As[backend.Rebaser](b)
-	a.activator, _ = backend.As[backend.Activator](b)
-	a.syncer, _ = backend.As[backend.Syncer](b)
-	a.narrower, _ = backend.As[backend.Narrower](b)
-	a.content, _ = backend.As[backend.ContentSyncer](b)
-	a.surveyor, _ = backend.As[backend.Surveyor](b)
-	a.adopter, _ = backend.As[backend.Adopter](b)
-	a.describer, _ = backend.As[backend.Describer](b)
-	a.checker, _ = backend.As[backend.Checker](b)
-	a.lister, _ = backend.As[backend.Lister](b)
-	a.reporter, _ = backend.As[backend.Reporter](b)
-	a.closer, _ = backend.As[backend.Closer](b)
+	a.sealer, _ = b.(backend.Sealer)
+	a.placer, _ = b.(backend.Placer)
+	a.changer, _ = b.(backend.Changer)
+	a.sinker, _ = b.(backend.Sinker)
+	a.meter, _ = b.(backend.Meter)
+	a.limiter, _ = b.(backend.Limiter)
+	a.idMapper, _ = b.(backend.IDMapper)
+	a.cloner, _ = b.(backend.Cloner)
+	a.rebaser, _ = b.(backend.Rebaser)
+	a.activator, _ = b.(backend.Activator)
+	a.syncer, _ = b.(backend.Syncer)
+	a.narrower, _ = b.(backend.Narrower)
+	a.content, _ = b.(backend.ContentSyncer)
+	a.surveyor, _ = b.(backend.Surveyor)
+	a.adopter, _ = b.(backend.Adopter)
+	a.describer, _ = b.(backend.Describer)
+	a.checker, _ = b.(backend.Checker)
+	a.lister, _ = b.(backend.Lister)
+	a.reporter, _ = b.(backend.Reporter)
+	a.closer, _ = b.(backend.Closer)
 	return a
 }
 
-// describe says for each ability which code runs.
-func (a abilities) describe() []backend.Field {
-	compare := choose(a.narrower != nil, "compare what changed", "compare trees")
+// describe says for each ability which code runs. exact says that the store promises exact diffs.
+func (a abilities) describe(exact bool) []backend.Field {
+	changes := a.ways(true, false)
+	diff := changes
+	if exact {
+		diff = append(a.ways(true, true), changes...)
+	}
 	return []backend.Field{
 		{Name: "files", Value: choose(a.placer != nil, "in place", "in a mount")},
 		{Name: "apply", Value: choose(a.sinker != nil, "native", choose(a.placer != nil, "unpack in place", "unpack into a mount"))},
-		{Name: "diff", Value: choose(a.differ != nil, "native", compare)},
-		{Name: "changes", Value: choose(a.changer != nil, "native", compare)},
-		{Name: "narrow", Value: choose(a.narrower != nil, "native", "look at every name")},
+		{Name: "diff", Value: join(diff)},
+		{Name: "changes", Value: join(changes)},
 		{Name: "usage", Value: choose(a.meter != nil, "native", "walk")},
 		{Name: "limit", Value: choose(a.limiter != nil, "native", "not supported")},
 		{Name: "id maps", Value: choose(a.idMapper != nil, "native", "change owners")},

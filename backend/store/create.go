@@ -94,7 +94,8 @@ func (s *Store) copyInto(ctx context.Context, d backend.Layer, template *layer) 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.CloseWithError(s.diffParent(ctx, template, w))
+		own := &pairing{layer: template, parent: s.parentOf(template), direct: true}
+		w.CloseWithError(s.writeDiff(ctx, own, w))
 	}()
 	_, err := s.unpack(ctx, d, r, unpack.Options{})
 	r.CloseWithError(io.ErrClosedPipe) // ends the writer if unpack gave up

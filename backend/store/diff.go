@@ -9,15 +9,11 @@ import (
 	"math"
 	"os"
 
-	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
-
 	"strata/backend"
 	"strata/backend/internal/layertar/dirsink"
 	"strata/backend/internal/layertar/pack"
 	"strata/backend/internal/layertar/tarcodec"
 	"strata/backend/internal/layertar/tarlog"
-	"strata/backend/internal/treediff"
 )
 
 // Diff writes the difference between the layer and parent as an uncompressed layer tar. parent may
@@ -30,12 +26,7 @@ func (s *Store) Diff(ctx context.Context, name, parent string, w io.Writer) erro
 		return err
 	}
 	defer p.release()
-	if p.direct {
-		err = s.diffParent(ctx, p.layer, w)
-	} else {
-		err = s.compareInto(ctx, p, w)
-	}
-	return s.layerError("diff", p.layer, interrupted(ctx, err))
+	return s.layerError("diff", p.layer, interrupted(ctx, s.writeDiff(ctx, p, w)))
 }
 
 // pairing is two layers that are about to be compared, pinned until release.
@@ -64,27 +55,16 @@ func (s *Store) pair(ctx context.Context, name, parent string) (context.Context,
 	return ctx, &pairing{layer: l.layer, parent: p.layer, direct: own == p.data(), release: func() { p.release(); l.release() }}, nil
 }
 
-// diffParent writes a layer's difference from its own parent in the best way there is.
-func (s *Store) diffParent(ctx context.Context, l *layer, w io.Writer) error {
-	rec := s.snapshot(l.data())
-	if rec.Applied != nil && rec.Applied.Exact {
-		return s.replay(ctx, l, w)
+// writeDiff writes the difference of a pair as a tar.
+func (s *Store) writeDiff(ctx context.Context, p *pairing, w io.Writer) error {
+	applied := s.snapshot(p.layer.data()).Applied
+	if s.able.ways(p.direct, applied != nil && applied.Exact)[0] == wayLog {
+		return s.replay(ctx, p.layer, w)
 	}
-	if s.able.differ != nil {
-		cw := &countingWriter{w: w}
-		err := s.able.differ.Diff(ctx, s.describe(l), cw)
-		if !errdefs.IsNotImplemented(err) || cw.n > 0 {
-			return err
-		}
-		log.G(ctx).WithError(err).WithField("layer", rec.Name).Warn("the backend cannot diff this layer; comparing trees")
-	}
-	return s.compareInto(ctx, &pairing{layer: l, parent: s.parentOf(l.data()), direct: true}, w)
-}
-
-// compareInto writes the difference that a comparison of both trees finds.
-func (s *Store) compareInto(ctx context.Context, p *pairing, w io.Writer) error {
-	return s.compare(ctx, p, func(upper string, changes iter.Seq2[backend.Change, error]) error {
-		return pack.Changes(ctx, w, upper, changes, s.writeOptions(p.layer))
+	rec := s.snapshot(p.layer)
+	return s.changes(ctx, p, func(at backend.Place, changes iter.Seq2[backend.Change, error]) error {
+		o := pack.Options{IDMap: rec.IDMap, Marks: at.Marks, Vanished: !rec.Sealed}
+		return pack.Changes(ctx, w, at.Dir, changes, o)
 	})
 }
 
@@ -109,53 +89,14 @@ func (s *Store) source(ctx context.Context, l *layer) (src backend.Source, relea
 		src, err = s.able.sinker.Source(ctx, s.describe(l))
 		return src, func() error { return nil }, err
 	}
-	dir, release, err := s.files(ctx, l)
+	at, release, err := s.files(ctx, l)
 	if err != nil {
 		return nil, nil, err
 	}
-	if src, err = dirsink.Open(dir); err != nil {
+	if src, err = dirsink.Open(at.Dir); err != nil {
 		return nil, nil, errors.Join(err, release())
 	}
 	return src, release, nil
-}
-
-// files gives access to the files that a layer itself holds.
-func (s *Store) files(ctx context.Context, l *layer) (dir string, release func() error, err error) {
-	if s.able.placer != nil {
-		p, err := s.able.placer.Place(ctx, s.describe(l))
-		return p.Dir, func() error { return nil }, err
-	}
-	t, err := s.open(ctx, l)
-	return t.dir, t.release, err
-}
-
-func (s *Store) writeOptions(l *layer) pack.Options {
-	rec := s.snapshot(l)
-	return pack.Options{IDMap: rec.IDMap, Vanished: !rec.Sealed}
-}
-
-// compare mounts both layers of a pair and hands the upper tree and the changes to use.
-func (s *Store) compare(ctx context.Context, p *pairing, use func(upper string, changes iter.Seq2[backend.Change, error]) error) (err error) {
-	upper, err := s.open(ctx, p.layer)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(upper.explain(err), upper.release()) }()
-	o := treediff.Options{UpperIDs: s.snapshot(p.layer).IDMap}
-	lower := view{release: func() error { return nil }}
-	if p.parent != nil {
-		if lower, err = s.open(ctx, p.parent); err != nil {
-			return err
-		}
-		o.LowerIDs = s.snapshot(p.parent).IDMap
-	}
-	defer func() { err = errors.Join(lower.explain(err), lower.release()) }()
-	if s.able.narrower != nil && p.parent != nil && p.direct {
-		if o.Unchanged, err = s.able.narrower.Narrow(ctx, s.describe(p.layer), upper.dir, lower.dir); err != nil {
-			return err
-		}
-	}
-	return use(upper.dir, treediff.Changes(ctx, upper.dir, lower.dir, o))
 }
 
 // Changes lists the difference between the layer and parent ("" is the empty tree) in path order. An error is the last
@@ -223,45 +164,16 @@ func (s *Store) eachChange(ctx context.Context, verb, name, parent string, f fun
 		return err
 	}
 	defer p.release()
-	each := func(dir string, changes iter.Seq2[backend.Change, error]) error {
+	err = s.changes(ctx, p, func(at backend.Place, changes iter.Seq2[backend.Change, error]) error {
 		for c, err := range changes {
 			if err != nil {
 				return err
 			}
-			if err := f(dir, c); err != nil {
+			if err := f(at.Dir, c); err != nil {
 				return err
 			}
 		}
 		return nil
-	}
-	if p.direct && s.able.changer != nil {
-		err := s.native(ctx, p.layer, each)
-		if !errdefs.IsNotImplemented(err) {
-			return s.layerError(verb, p.layer, interrupted(ctx, err))
-		}
-		log.G(ctx).WithError(err).WithField("layer", name).Warn("the backend cannot list changes of this layer; comparing trees")
-	}
-	return s.layerError(verb, p.layer, interrupted(ctx, s.compare(ctx, p, each)))
-}
-
-// native hands the backend's own list of changes to use. ErrNotImplemented comes before the first change.
-func (s *Store) native(ctx context.Context, l *layer, use func(string, iter.Seq2[backend.Change, error]) error) (err error) {
-	dir, release, err := s.files(ctx, l)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	return use(dir, s.able.changer.Changes(ctx, s.describe(l)))
-}
-
-// countingWriter knows whether anything was written.
-type countingWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *countingWriter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.n += int64(n)
-	return n, err
+	})
+	return s.layerError(verb, p.layer, interrupted(ctx, err))
 }

@@ -30,12 +30,12 @@ func (s *Store) Usage(ctx context.Context, name string) (u backend.Usage, err er
 }
 
 func (s *Store) walkUsage(ctx context.Context, l *layer) (u backend.Usage, err error) {
-	dir, release, err := s.files(ctx, l)
+	at, release, err := s.files(ctx, l)
 	if err != nil {
 		return u, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	return tree.Usage(ctx, dir)
+	return tree.Usage(ctx, at.Dir)
 }
 
 // SetLimit changes how many bytes the layer may grow to, 0 for no limit. ErrNotImplemented if the

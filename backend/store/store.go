@@ -530,7 +530,7 @@ func (s *Store) Info(ctx context.Context) (StoreInfo, error) {
 	info := StoreInfo{
 		Root: s.cfg.Root, UUID: s.meta.UUID, Format: s.meta.Format, Created: s.meta.Created, Backend: s.meta.Backend,
 		Sync: s.syncMode(), ExactDiffs: s.meta.ExactDiffs, Stores: s.cfg.Stores,
-		MountDir: s.cfg.MountDir, Layers: map[State]int{}, Abilities: s.able.describe(),
+		MountDir: s.cfg.MountDir, Layers: map[State]int{}, Abilities: s.able.describe(s.meta.ExactDiffs),
 	}
 	s.mu.RLock()
 	for _, l := range s.byID {

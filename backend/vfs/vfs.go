@@ -11,6 +11,9 @@
 //
 // There are no whiteouts, nothing is kept about what changed, and the store compares trees to find out. Where copies do not share
 // their blocks that takes reading both trees: an mtime that is the same, which anybody can set, tells nothing.
+// The usage of a layer is that of its whole tree, what was copied from the parents included. Blocks that reflinks share
+// are counted in each layer, because stat(2) does not tell them apart: the sum over all layers can be more than the disk holds.
+//
 // An interrupted Create leaves a part of a tree, which Remove removes.
 package vfs
 
@@ -29,7 +32,6 @@ var (
 	_ backend.Backend  = (*vfs)(nil)
 	_ backend.Placer   = (*vfs)(nil)
 	_ backend.Cloner   = (*vfs)(nil)
-	_ backend.Meter    = (*vfs)(nil)
 	_ backend.Lister   = (*vfs)(nil)
 	_ backend.Reporter = (*vfs)(nil)
 )
@@ -99,17 +101,6 @@ func (v *vfs) clear(ctx context.Context, id string) (dir string, err error) {
 		return "", err
 	}
 	return dir, tree.RemoveAll(ctx, dir)
-}
-
-// Usage measures the whole tree, what was copied from the parents included: the layer is a copy of its own.
-// Blocks that reflinks share are counted in each layer, because stat(2) does not tell them apart: on such
-// file systems the sum over all layers is more than the disk holds.
-func (v *vfs) Usage(ctx context.Context, l backend.Layer) (backend.Usage, error) {
-	dir, err := v.Find(l.ID)
-	if err != nil {
-		return backend.Usage{}, err
-	}
-	return tree.Usage(ctx, dir)
 }
 
 // Report tells where the layers are.

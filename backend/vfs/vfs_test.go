@@ -49,7 +49,7 @@ func TestStores(t *testing.T) {
 
 	err = b.Create(ctx, backend.Layer{ID: "orphan", Parents: []backend.Parent{{ID: "nowhere"}}})
 	assert.Assert(t, errdefs.IsNotFound(err), "%v", err)
-	lister, _ := backend.As[backend.Lister](b)
+	lister, _ := b.(backend.Lister)
 	ids, err := lister.List(ctx)
 	assert.NilError(t, err)
 	slices.Sort(ids)

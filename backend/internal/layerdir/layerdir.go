@@ -1,5 +1,5 @@
-// Package layerdir is what backends have in common that keep each layer as a complete tree in a directory:
-// <home>/<ID> is the layer's root. Such a backend embeds [Dirs] and has Mounts, Place and List.
+// Package layerdir is what backends have in common that keep each layer in a directory called <home>/<ID>. If that
+// directory is the root of the layer's complete tree, a backend that embeds [Dirs] has Mounts, Place and List.
 package layerdir
 
 import (
@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -22,7 +23,11 @@ var (
 )
 
 // Dirs finds layers' directories. It is immutable, so that its methods may be called concurrently.
-type Dirs struct{ Env backend.Env }
+type Dirs struct {
+	Env backend.Env
+	// Part is the name, in a layer's directory, without which the layer is not there; "" if there is none.
+	Part string
+}
 
 // Path returns where a layer of this store is, or is to be. ErrInvalidArgument for an ID that could lead
 // elsewhere: "" would be the whole home.
@@ -38,9 +43,10 @@ func (d Dirs) Find(id string) (string, error) {
 	if _, err := d.Path(id); err != nil {
 		return "", err
 	}
-	for _, home := range append([]string{d.Env.Home}, d.Env.Stores...) {
+	homes := append([]string{d.Env.Home}, d.Env.Stores...)
+	for _, home := range homes {
 		dir := filepath.Join(home, id)
-		_, err := os.Lstat(dir)
+		_, err := os.Lstat(filepath.Join(dir, d.Part))
 		if err == nil {
 			return dir, nil
 		}
@@ -48,7 +54,7 @@ func (d Dirs) Find(id string) (string, error) {
 			return "", err
 		}
 	}
-	return "", fmt.Errorf("directory of layer %s: %w", id, errdefs.ErrNotFound)
+	return "", fmt.Errorf("no directory of layer %s in %s: %w", id, strings.Join(homes, ", "), errdefs.ErrNotFound)
 }
 
 // Mounts binds the directory. ErrNotImplemented for an SELinux label, which a bind mount cannot have.

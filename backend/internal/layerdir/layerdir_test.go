@@ -58,7 +58,7 @@ func TestMounts(t *testing.T) {
 	d := newDirs(t)
 	a := backend.Layer{ID: "a"}
 	dir := filepath.Join(d.Env.Home, "a")
-	got, err := d.Mounts(t.Context(), a, backend.MountOptions{Volatile: true})
+	got, err := d.Mounts(t.Context(), a, backend.MountOptions{})
 	assert.NilError(t, err)
 	assert.DeepEqual(t, got, []backend.Mount{{Type: "bind", Source: dir}})
 	got, err = d.Mounts(t.Context(), a, backend.MountOptions{ReadOnly: true})
