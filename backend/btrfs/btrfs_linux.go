@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/btrfs/ioctl"
 	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/layerdir"
@@ -51,7 +52,7 @@ func New(_ context.Context, env backend.Env, _ *Config) (backend.Backend, error)
 		return nil, fmt.Errorf("%s does not lie on a btrfs file system (its type is %#x): choose another root directory or another backend: %w",
 			env.Home, uint32(st.Type), errdefs.ErrFailedPrecondition)
 	}
-	if _, err := subvolumeOf(home.FD); err != nil {
+	if _, err := ioctl.SubvolumeOf(home.FD); err != nil {
 		return nil, fmt.Errorf("%s: btrfs of Linux 4.18 or later is needed: %w", env.Home, err)
 	}
 	return &btrfs{layerdir.Dirs{Env: env}}, nil
@@ -104,7 +105,7 @@ func (b *btrfs) make(ctx context.Context, l backend.Layer, other string) error {
 }
 
 func makeBase(home dirfd.Dir, id string) error {
-	if err := createSubvolume(home.FD, id); err != nil {
+	if err := ioctl.CreateSubvolume(home.FD, id); err != nil {
 		return err
 	}
 	d, err := home.Open(id)
@@ -124,10 +125,10 @@ func (b *btrfs) makeCopy(ctx context.Context, home dirfd.Dir, id, other string) 
 		return err
 	}
 	defer source.Close()
-	err = createSnapshot(home.FD, id, source.FD)
+	err = ioctl.CreateSnapshot(home.FD, id, source.FD)
 	if errors.Is(err, unix.EXDEV) {
 		// The parent belongs to an additional store on another file system.
-		if err := createSubvolume(home.FD, id); err != nil {
+		if err := ioctl.CreateSubvolume(home.FD, id); err != nil {
 			return err
 		}
 		return tree.Copy(ctx, source.Path, filepath.Join(b.Env.Home, id))
@@ -189,7 +190,7 @@ func (b *btrfs) setReadOnly(id string, readOnly bool) error {
 		return err
 	}
 	defer d.Close()
-	return setReadOnly(d.FD, readOnly)
+	return ioctl.SetReadOnly(d.FD, readOnly)
 }
 
 // Narrow finds what was touched since the snapshot was made, as the package comment describes. What has not reached the
@@ -220,7 +221,7 @@ func (b *btrfs) Usage(ctx context.Context, l backend.Layer) (backend.Usage, erro
 		return backend.Usage{}, err
 	}
 	defer upper.Close()
-	if err := flush(upper.FD); err != nil {
+	if err := ioctl.Sync(upper.FD); err != nil {
 		return backend.Usage{}, err
 	}
 	var since uint64
@@ -230,7 +231,7 @@ func (b *btrfs) Usage(ctx context.Context, l backend.Layer) (backend.Usage, erro
 		}
 	}
 	m := meter{fd: upper.FD, counted: map[uint64]struct{}{}}
-	info, err := subvolumeOf(upper.FD)
+	info, err := ioctl.SubvolumeOf(upper.FD)
 	if err != nil {
 		return backend.Usage{}, err
 	}
@@ -251,7 +252,7 @@ func (b *btrfs) SetLimit(ctx context.Context, l backend.Layer, bytes int64) erro
 	if err := requireQuota(ctx, d.FD); err != nil {
 		return err
 	}
-	return setLimit(d.FD, bytes)
+	return ioctl.SetLimit(d.FD, bytes)
 }
 
 func (b *btrfs) limit(id string, bytes int64) error {
@@ -260,7 +261,7 @@ func (b *btrfs) limit(id string, bytes int64) error {
 		return err
 	}
 	defer d.Close()
-	return setLimit(d.FD, bytes)
+	return ioctl.SetLimit(d.FD, bytes)
 }
 
 // Check finds a layer that is no subvolume (ErrDataLoss: it was copied here by something that knows only
@@ -288,12 +289,12 @@ func (b *btrfs) checkParent(id string, repair bool) error {
 		return err
 	}
 	defer d.Close()
-	sealed, err := readOnly(d.FD)
+	sealed, err := ioctl.ReadOnly(d.FD)
 	if err != nil || sealed || filepath.Dir(d.Path) != b.Env.Home { // other stores are not ours to mend
 		return err
 	}
 	if repair {
-		return setReadOnly(d.FD, true)
+		return ioctl.SetReadOnly(d.FD, true)
 	}
 	return fmt.Errorf("its parent %s is not read-only: %w", id, errdefs.ErrFailedPrecondition)
 }
@@ -305,7 +306,7 @@ func (b *btrfs) Report(ctx context.Context) ([]backend.Field, error) {
 		return nil, err
 	}
 	defer home.Close()
-	q, err := quotaOf(ctx, home.FD)
+	q, err := ioctl.QuotaOf(ctx, home.FD)
 	if err != nil {
 		return nil, err
 	}
@@ -343,5 +344,5 @@ func isSubvolume(d dirfd.Dir) (bool, error) {
 	if err := unix.Fstatfs(d.FD, &fs); err != nil {
 		return false, &os.PathError{Op: "statfs", Path: d.Path, Err: err}
 	}
-	return st.Ino == rootDirID && uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC, nil
+	return st.Ino == ioctl.RootDir && uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC, nil
 }

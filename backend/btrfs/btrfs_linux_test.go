@@ -103,10 +103,11 @@ func (r *rig) narrowed(l backend.Layer) iter.Seq2[backend.Change, error] {
 	if l.Parent() == "" {
 		return treediff.Changes(r.Context(), r.dir(l), "", treediff.Options{})
 	}
-	lower := filepath.Join(r.home, l.Parent())
-	unchanged, err := as[backend.Narrower](r, r.b).Narrow(r.Context(), l, r.dir(l), lower)
+	lower, err := as[backend.Placer](r, r.b).Place(r.Context(), backend.Layer{ID: l.Parent()})
 	assert.NilError(r, err)
-	return treediff.Changes(r.Context(), r.dir(l), lower, treediff.Options{Unchanged: unchanged, OneDisk: unchanged != nil})
+	unchanged, err := as[backend.Narrower](r, r.b).Narrow(r.Context(), l, r.dir(l), lower.Dir)
+	assert.NilError(r, err)
+	return treediff.Changes(r.Context(), r.dir(l), lower.Dir, treediff.Options{Unchanged: unchanged, OneDisk: unchanged != nil})
 }
 
 func list(t testing.TB, changes func(func(backend.Change, error) bool)) []string {

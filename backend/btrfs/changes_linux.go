@@ -11,13 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/btrfs/ioctl"
 	"strata/backend/internal/dirfd"
 )
 
 // snapshot is a subvolume and the one that it came from.
 type snapshot struct {
 	upper, lower dirfd.Dir
-	upperInfo    subvolumeInfo
+	upperInfo    ioctl.Subvolume
 	lowerID      uint64
 	since        uint64 // transaction that made the first snapshot; changes have higher numbers
 }
@@ -29,24 +30,24 @@ const maxClones = 64
 // sinceSnapshot finds out since when upper and lower go different ways. nil if upper does not descend from lower
 // by snapshots, as far as those are still there.
 func sinceSnapshot(ctx context.Context, upper, lower dirfd.Dir) (*snapshot, error) {
-	upperInfo, err := subvolumeOf(upper.FD)
+	upperInfo, err := ioctl.SubvolumeOf(upper.FD)
 	if err != nil {
 		return nil, err
 	}
-	lowerInfo, err := subvolumeOf(lower.FD)
+	lowerInfo, err := ioctl.SubvolumeOf(lower.FD)
 	if err != nil {
 		return nil, err
 	}
 	info := upperInfo
 	for range maxClones {
 		switch info.ParentUUID {
-		case uuid{}:
+		case ioctl.UUID{}:
 			return nil, nil //nolint:nilnil // not a snapshot, which is no error
 		case lowerInfo.UUID:
 			return &snapshot{upper, lower, upperInfo, lowerInfo.ID, info.Created}, nil
 		}
 		var ok bool
-		info, ok, err = byUUID(ctx, upper.FD, info.ParentUUID)
+		info, ok, err = ioctl.SubvolumeByUUID(ctx, upper.FD, info.ParentUUID)
 		if err != nil || !ok {
 			return nil, err
 		}
@@ -61,7 +62,7 @@ func (s *snapshot) unchanged(ctx context.Context) (func(dev, ino uint64) bool, e
 	if err := unix.Fstat(s.upper.FD, &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: s.upper.Path, Err: err}
 	}
-	if err := flush(s.upper.FD); err != nil {
+	if err := ioctl.Sync(s.upper.FD); err != nil {
 		return nil, err
 	}
 	t, err := s.touched(ctx)
@@ -93,31 +94,19 @@ type links struct {
 // touched searches for the inodes that were changed since the snapshot.
 func (s *snapshot) touched(ctx context.Context) (touched, error) {
 	t := touched{}
-	var current *links // of the inode whose items come now
-	var object uint64
-	visit := func(i item) error {
-		switch i.kind {
-		case typeInode:
-			n, ok := parseInode(i.data)
-			if !ok {
-				return damaged(i)
+	err := ioctl.Walk(ctx, s.upper.FD, 0, s.since, ioctl.Visitor{
+		Inode: func(n ioctl.Inode) {
+			if n.Changed > s.since {
+				t[n.Number] = &links{names: n.Links}
 			}
-			current = nil
-			if n.transid > s.since {
-				current, object = &links{names: n.links}, i.object
-				t[i.object] = current
+		},
+		Name: func(inode, dir uint64) {
+			if l := t[inode]; l != nil {
+				l.parents = append(l.parents, dir)
 			}
-		case typeInodeRef, typeInodeExtref:
-			if current != nil && object == i.object {
-				for parent := range names(i) {
-					current.parents = append(current.parents, parent)
-				}
-			}
-		}
-		return nil
-	}
-	all := span{from: key{object: rootDirID}, to: lastKey(), youngerBy: s.since + 1}
-	if err := search(ctx, s.upper.FD, all, visit); err != nil {
+		},
+	})
+	if err != nil {
 		return nil, fmt.Errorf("search for changes: %w", err)
 	}
 	return t, nil
@@ -127,13 +116,13 @@ func (s *snapshot) touched(ctx context.Context) (touched, error) {
 // upper tree does not see what happened inside. In a directory they appear with their ID as inode number.
 func (s *snapshot) addNested(ctx context.Context, t touched) error {
 	for _, id := range []uint64{s.upperInfo.ID, s.lowerID} {
-		inside, err := nested(ctx, s.upper.FD, id)
+		inside, err := ioctl.NestedIn(ctx, s.upper.FD, id)
 		if err != nil {
 			return err
 		}
 		for _, n := range inside {
-			t.add(n.dir)
-			t.add(n.id)
+			t.add(n.Dir)
+			t.add(n.ID)
 		}
 	}
 	return nil
@@ -159,12 +148,12 @@ func (s *snapshot) addAncestors(ctx context.Context, t touched) error {
 		inode := queue[len(queue)-1]
 		queue = queue[:len(queue)-1]
 		l := t[inode]
-		if inode == rootDirID || l.names == 0 { // 0: deleted, but still open
+		if inode == ioctl.RootDir || l.names == 0 { // 0: deleted, but still open
 			continue
 		}
 		if uint32(len(l.parents)) != l.names {
-			var err error
-			if l.parents, err = s.parentsOf(ctx, inode); err != nil {
+			var err error // an inode that does not exist has none: the directory that it was in has been touched
+			if l.parents, err = ioctl.ParentsOf(ctx, s.upper.FD, inode); err != nil {
 				return err
 			}
 		}
@@ -176,23 +165,6 @@ func (s *snapshot) addAncestors(ctx context.Context, t touched) error {
 		}
 	}
 	return nil
-}
-
-// parentsOf looks up the directories that an inode of the upper tree has names in; none if it does not
-// exist, and need not: the directory that it was in has been touched.
-func (s *snapshot) parentsOf(ctx context.Context, inode uint64) ([]uint64, error) {
-	var parents []uint64
-	refs := span{from: key{inode, typeInodeRef, 0}, to: key{inode, typeInodeExtref, math.MaxUint64}, buffer: lookupBuffer}
-	err := search(ctx, s.upper.FD, refs, func(i item) error {
-		for parent := range names(i) {
-			parents = append(parents, parent)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look up names of inode %d: %w", inode, err)
-	}
-	return parents, nil
 }
 
 // made returns the transaction that made upper as a snapshot of its parent; 0 if it is none.
@@ -221,69 +193,42 @@ type meter struct {
 
 // subvolume adds a subvolume and those inside it, as far as they are younger than since.
 func (m *meter) subvolume(ctx context.Context, id, since uint64) error {
-	all := span{tree: id, from: key{object: rootDirID}, to: lastKey(), youngerBy: since + 1}
-	err := search(ctx, m.fd, all, func(i item) error {
-		switch i.kind {
-		case typeInode:
-			n, ok := parseInode(i.data)
-			if !ok {
-				return damaged(i)
-			}
-			if n.generation > since {
+	err := ioctl.Walk(ctx, m.fd, id, since, ioctl.Visitor{
+		Inode: func(n ioctl.Inode) {
+			if n.Created > since {
 				m.sum.Inodes++
 			}
-		case typeExtentData:
-			e, ok := parseExtent(i.data)
-			if !ok {
-				return damaged(i)
-			}
-			m.extent(e, since)
-		}
-		return nil
+		},
+		Extent: func(e ioctl.Extent) { m.extent(e, since) },
 	})
 	if err != nil {
 		return err
 	}
-	inside, err := nested(ctx, m.fd, id)
+	inside, err := ioctl.NestedIn(ctx, m.fd, id)
 	if err != nil {
 		return err
 	}
 	for _, n := range inside {
-		made, err := madeByID(ctx, m.fd, n.id)
+		made, err := ioctl.SnapshotMade(ctx, m.fd, n.ID)
 		if err != nil {
 			return err
 		}
-		if err := m.subvolume(ctx, n.id, made); err != nil {
+		if err := m.subvolume(ctx, n.ID, made); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *meter) extent(e extent, since uint64) {
-	if e.generation <= since {
+func (m *meter) extent(e ioctl.Extent, since uint64) {
+	if e.Written <= since {
 		return
 	}
-	if e.address != 0 {
-		if _, again := m.counted[e.address]; again {
+	if e.Address != 0 {
+		if _, again := m.counted[e.Address]; again {
 			return
 		}
-		m.counted[e.address] = struct{}{}
+		m.counted[e.Address] = struct{}{}
 	}
-	m.sum.Size += e.bytes
-}
-
-// madeByID returns the transaction that made a subvolume if it is a snapshot, else 0.
-func madeByID(ctx context.Context, fd int, id uint64) (made uint64, err error) {
-	s := span{tree: rootTree, buffer: lookupBuffer, from: key{id, typeRoot, 0}, to: key{id, typeRoot, math.MaxUint64}}
-	err = search(ctx, fd, s, func(i item) error {
-		if info, ok := parseRoot(i.data); ok && info.ParentUUID != (uuid{}) {
-			made = info.Created
-		}
-		return errStop
-	})
-	if err != nil {
-		return 0, fmt.Errorf("describe subvolume %d: %w", id, err)
-	}
-	return made, nil
+	m.sum.Size += e.Bytes
 }

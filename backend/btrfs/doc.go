@@ -36,6 +36,12 @@
 // their place, so Create makes snapshots of them, too: a child shows all that its parent shows. Remove
 // deletes them, deepest first.
 //
+// # The kernel
+//
+// Package ioctl asks the kernel. github.com/containerd/btrfs needs cgo, which a static binary is to do without, and knows
+// neither searches by age nor qgroups. github.com/dennwc/btrfs is pure Go, but has never had a release, and takes paths,
+// in which a container may have put links, where a descriptor is needed.
+//
 // # Needs
 //
 // Linux 4.18 (BTRFS_IOC_GET_SUBVOL_INFO) and CAP_SYS_ADMIN, for tree searches and for deleting subvolumes.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"strata/backend/btrfs/ioctl"
 	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/tree"
@@ -40,9 +41,9 @@ func destroy(ctx context.Context, parent dirfd.Dir, name string) error {
 	if err := failpoint.Hit("btrfs.remove.nested-removed"); err != nil {
 		return err
 	}
-	err = destroySubvolume(parent.FD, name)
+	err = ioctl.DestroySubvolume(parent.FD, name)
 	if errors.Is(err, unix.EPERM) && unprotect(parent, name) {
-		err = destroySubvolume(parent.FD, name)
+		err = ioctl.DestroySubvolume(parent.FD, name)
 	}
 	if err != nil {
 		return err
@@ -50,7 +51,7 @@ func destroy(ctx context.Context, parent dirfd.Dir, name string) error {
 	if err := failpoint.Hit("btrfs.remove.subvolume-removed"); err != nil {
 		return err
 	}
-	return destroyQgroup(parent.FD, id)
+	return ioctl.DestroyQgroup(parent.FD, id)
 }
 
 // unprotect clears the flags (chattr) that keep a subvolume from being deleted. It tells whether there were any.
@@ -59,7 +60,7 @@ func unprotect(parent dirfd.Dir, name string) bool {
 	if err != nil {
 		return false
 	}
-	err = setReadOnly(d.FD, false) // flags are as read-only as all else
+	err = ioctl.SetReadOnly(d.FD, false) // flags are as read-only as all else
 	d.Close()
 	return err == nil && dirfd.Unprotect(parent, dirfd.Entry{Name: name, Type: unix.DT_DIR})
 }
@@ -70,16 +71,16 @@ func empty(ctx context.Context, d dirfd.Dir) (id uint64, err error) {
 	if err != nil || !is {
 		return 0, err
 	}
-	info, err := subvolumeOf(d.FD)
+	info, err := ioctl.SubvolumeOf(d.FD)
 	if err != nil {
 		return 0, err
 	}
-	inside, err := nested(ctx, d.FD, info.ID)
+	inside, err := ioctl.NestedIn(ctx, d.FD, info.ID)
 	if err != nil {
 		return 0, err
 	}
 	if len(inside) > 0 { // they are entries of its directories
-		if err := setReadOnly(d.FD, false); err != nil {
+		if err := ioctl.SetReadOnly(d.FD, false); err != nil {
 			return 0, err
 		}
 	}
@@ -91,18 +92,18 @@ func empty(ctx context.Context, d dirfd.Dir) (id uint64, err error) {
 	return info.ID, nil
 }
 
-func destroyNested(ctx context.Context, d dirfd.Dir, id uint64, n rootRef) error {
-	at, err := openByInode(d, id, n.dir)
+func destroyNested(ctx context.Context, d dirfd.Dir, id uint64, n ioctl.Nested) error {
+	at, err := openByInode(d, id, n.Dir)
 	if err != nil {
 		return err
 	}
 	defer at.Close()
-	return destroy(ctx, at, n.name)
+	return destroy(ctx, at, n.Name)
 }
 
 // openByInode opens a directory of the subvolume whose root is d.
 func openByInode(d dirfd.Dir, subvolume, inode uint64) (dirfd.Dir, error) {
-	path, err := pathOf(d.FD, subvolume, inode)
+	path, err := ioctl.PathOf(d.FD, subvolume, inode)
 	if err != nil {
 		return dirfd.Dir{}, err
 	}
@@ -129,21 +130,21 @@ func openBelow(d dirfd.Dir, path string) (dirfd.Dir, error) {
 // snapshotNested puts snapshots of the subvolumes inside from into its snapshot to, where there are empty
 // directories in their place.
 func snapshotNested(ctx context.Context, from, to dirfd.Dir) error {
-	info, err := subvolumeOf(from.FD)
+	info, err := ioctl.SubvolumeOf(from.FD)
 	if err != nil {
 		return err
 	}
-	inside, err := nested(ctx, from.FD, info.ID)
+	inside, err := ioctl.NestedIn(ctx, from.FD, info.ID)
 	if err != nil {
 		return err
 	}
 	for _, n := range inside {
-		path, err := pathOf(from.FD, info.ID, n.dir)
+		path, err := ioctl.PathOf(from.FD, info.ID, n.Dir)
 		if err == nil {
-			err = snapshotOne(ctx, from, to, path, n.name)
+			err = snapshotOne(ctx, from, to, path, n.Name)
 		}
 		if err != nil {
-			return fmt.Errorf("copy nested subvolume %s/%s: %w", path, n.name, err)
+			return fmt.Errorf("copy nested subvolume %s/%s: %w", path, n.Name, err)
 		}
 	}
 	return nil
@@ -172,7 +173,7 @@ func snapshotInto(ctx context.Context, source, at dirfd.Dir, name string) error 
 	if err := unix.Unlinkat(at.FD, name, unix.AT_REMOVEDIR); err != nil {
 		return &os.PathError{Op: "remove", Path: at.Path + "/" + name, Err: err}
 	}
-	if err := createSnapshot(at.FD, name, source.FD); err != nil {
+	if err := ioctl.CreateSnapshot(at.FD, name, source.FD); err != nil {
 		return err
 	}
 	copied, err := at.Open(name)

@@ -15,6 +15,7 @@ import (
 
 	"strata/backend/internal/mount"
 	"strata/backend/regular"
+	"strata/backend/zfs/device"
 )
 
 // note is what the file dataset in Home says: the parent dataset's name, and its guid, by which it is known again
@@ -123,7 +124,7 @@ func inspect(ctx context.Context, dataset string) (guid string, err error) {
 
 // poolOf describes the pool of a dataset.
 func poolOf(dataset string) (*gozfs.Zpool, error) {
-	pool, err := gozfs.GetZpool(poolName(dataset))
+	pool, err := gozfs.GetZpool(device.PoolName(dataset))
 	if err != nil {
 		return nil, fmt.Errorf("describe pool of %s: %w", dataset, err)
 	}

@@ -114,7 +114,7 @@ func (z *zfs) judge(r row, layers map[string]bool, repair bool) (*backend.Oddity
 	default:
 		o.Detail = fmt.Sprintf("the snapshot %s was left behind by an operation that was cut off", r.name)
 		if repair {
-			if err := z.device.destroy(r.name, false); err != nil {
+			if err := z.device.Destroy(r.name, false); err != nil {
 				return nil, err
 			}
 			o.Repaired = "destroyed"
@@ -187,6 +187,9 @@ func (z *zfs) Report(context.Context) ([]backend.Field, error) {
 	var fields []backend.Field
 	add := func(name string, value any) {
 		fields = append(fields, backend.Field{Name: name, Value: fmt.Sprint(value)})
+	}
+	if z.blind != nil {
+		add("Changes", fmt.Errorf("whole trees are compared: %w", z.blind))
 	}
 	pool, err := poolOf(z.parent)
 	if err != nil {

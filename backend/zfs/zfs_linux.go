@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -15,6 +14,7 @@ import (
 	"strata/backend"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/run"
+	"strata/backend/zfs/device"
 )
 
 // What this backend can do besides the three methods.
@@ -36,16 +36,15 @@ var (
 	_ backend.Closer        = (*zfs)(nil)
 )
 
-// zfs does not change after New, but for one flag, so that its methods may be called concurrently.
+// zfs does not change after New, so that its methods may be called concurrently.
 type zfs struct {
 	config *Config
 	uuid   string
 	parent string   // dataset below which the layers are
 	others []string // the same of the additional stores
-	device device
-	// answered says that the kernel has named changed objects at least once: only then is an answer that names
-	// none believed.
-	answered atomic.Bool
+	device *device.Device
+	// blind is why the kernel cannot be asked which objects changed, nil if it can. Trees are then compared as a whole.
+	blind error
 }
 
 // New makes the backend: it finds the parent dataset and notes it in Home. ErrFailedPrecondition if there is none,
@@ -55,21 +54,22 @@ func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, erro
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	device, err := openDevice()
+	dev, err := device.Open()
 	if err != nil {
 		return nil, err
 	}
-	z := &zfs{config: c, uuid: env.UUID, device: device}
+	z := &zfs{config: c, uuid: env.UUID, device: dev}
 	if z.parent, err = locate(ctx, env.Home, c.FSName, env.Fresh); err != nil {
-		return nil, errors.Join(err, device.Close())
+		return nil, errors.Join(err, dev.Close())
 	}
 	for _, home := range env.Stores {
 		note, err := readNote(home)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("additional store: %w", err), device.Close())
+			return nil, errors.Join(fmt.Errorf("additional store: %w", err), dev.Close())
 		}
 		z.others = append(z.others, note.name)
 	}
+	z.blind = dev.Probe(z.parent)
 	return z, nil
 }
 
@@ -112,10 +112,10 @@ func (z *zfs) Clone(ctx context.Context, l, template backend.Layer) error {
 		return z.create(ctx, l, []string{origin})
 	}
 	origin = z.dataset(template.ID) + "@" + momentary + l.ID
-	if err := z.device.snapshot(origin); err != nil && !errdefs.IsAlreadyExists(err) {
+	if err := z.device.Snapshot(origin); err != nil && !errdefs.IsAlreadyExists(err) {
 		return err
 	}
-	return errors.Join(z.create(ctx, l, []string{origin}), z.device.destroy(origin, true))
+	return errors.Join(z.create(ctx, l, []string{origin}), z.device.Destroy(origin, true))
 }
 
 // create makes l a clone of the first of the origins that is there, or an empty one if none are given.
@@ -156,23 +156,25 @@ func (z *zfs) makeEmpty(ctx context.Context, l backend.Layer) error {
 
 // makeClone makes the dataset a clone of the first of the origins that is there.
 func (z *zfs) makeClone(ctx context.Context, l backend.Layer, origins []string) error {
-	properties := []pair{{"mountpoint", "legacy"}, {autoSnapshot, "false"}, {storeProperty, z.uuid}}
+	properties := []device.Pair{
+		{Name: "mountpoint", Value: "legacy"}, {Name: autoSnapshot, Value: "false"}, {Name: storeProperty, Value: z.uuid},
+	}
 	var later []string
 	known := numbers()
 	for _, p := range z.config.properties() {
 		if n, ok := known[p]; ok {
 			name, _, _ := strings.Cut(p, "=")
-			properties = append(properties, pair{name, n})
+			properties = append(properties, device.Pair{Name: name, Value: n})
 		} else {
 			later = append(later, p)
 		}
 	}
 	if l.Limit > 0 {
-		properties = append(properties, pair{"quota", uint64(l.Limit)})
+		properties = append(properties, device.Pair{Name: "quota", Value: uint64(l.Limit)})
 	}
 	var err error
 	for _, origin := range origins {
-		if err = z.device.clone(z.dataset(l.ID), origin, properties); !errdefs.IsNotFound(err) {
+		if err = z.device.Clone(z.dataset(l.ID), origin, properties); !errdefs.IsNotFound(err) {
 			break
 		}
 	}
@@ -230,11 +232,11 @@ func (z *zfs) Seal(ctx context.Context, l backend.Layer) error {
 
 func (z *zfs) seal(ctx context.Context, dataset string) error {
 	snap := snapshot(dataset)
-	err := z.device.snapshot(snap)
+	err := z.device.Snapshot(snap)
 	if !errdefs.IsAlreadyExists(err) {
 		return err
 	}
-	if err := z.device.destroy(snap, false); errors.Is(err, unix.EEXIST) {
+	if err := z.device.Destroy(snap, false); errors.Is(err, unix.EEXIST) {
 		// A child that has no record either. It keeps what it is made of.
 		if _, err := tool(ctx, nil, "zfs", "rename", snap, snap+"-"+suffix()); err != nil {
 			return err
@@ -242,7 +244,7 @@ func (z *zfs) seal(ctx context.Context, dataset string) error {
 	} else if err != nil {
 		return err
 	}
-	return z.device.snapshot(snap)
+	return z.device.Snapshot(snap)
 }
 
 // SyncCreated has nothing to do: the kernel answers when the transaction group that holds the new dataset is on disk.
@@ -250,7 +252,7 @@ func (z *zfs) SyncCreated(context.Context, backend.Layer) error { return nil }
 
 // SyncContent waits until the pool's open transaction group is on disk. So does every snapshot.
 func (z *zfs) SyncContent(ctx context.Context, l backend.Layer) error {
-	_, err := tool(ctx, nil, "zpool", "sync", poolName(z.parent))
+	_, err := tool(ctx, nil, "zpool", "sync", device.PoolName(z.parent))
 	return err
 }
 
@@ -378,14 +380,14 @@ func (z *zfs) Check(ctx context.Context, l backend.Layer, repair bool) error {
 		return nil
 	}
 	snap := snapshot(z.dataset(l.ID))
-	there, err := z.device.exists(snap)
+	there, err := z.device.Exists(snap)
 	switch {
 	case err != nil || there:
 		return err
 	case !repair:
 		return fmt.Errorf("somebody has destroyed its snapshot %s, of which children are made: %w", snap, errdefs.ErrFailedPrecondition)
 	}
-	return z.device.snapshot(snap)
+	return z.device.Snapshot(snap)
 }
 
 // Describe returns the dataset and what it is a clone of, under the names that Docker's own zfs driver uses.

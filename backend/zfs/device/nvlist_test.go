@@ -1,4 +1,4 @@
-package zfs
+package device
 
 import (
 	"encoding/hex"
@@ -10,7 +10,7 @@ import (
 
 // TestPackList compares a list with one that was put together by hand. That the kernel takes them is what the other tests show.
 func TestPackList(t *testing.T) {
-	got := packList([]pair{{"origin", "p@s"}, {"props", []pair{{"quota", uint64(1 << 40)}, {"x", nil}}}})
+	got := packList([]Pair{{"origin", "p@s"}, {"props", []Pair{{"quota", uint64(1 << 40)}, {"x", nil}}}})
 	want := strings.Join([]string{
 		"01010000",             // XDR, little-endian
 		"00000000", "00000001", // version, unique names

@@ -1,11 +1,13 @@
-package btrfs
+package ioctl
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 	"testing"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 )
 
@@ -14,14 +16,14 @@ func TestLayouts(t *testing.T) {
 	for name, c := range map[string]struct{ got, want uintptr }{
 		"btrfs_ioctl_vol_args":             {unsafe.Sizeof(volArgs{}), 4096},
 		"btrfs_ioctl_vol_args_v2":          {unsafe.Sizeof(volArgsV2{}), 4096},
-		"btrfs_ioctl_get_subvol_info_args": {unsafe.Sizeof(subvolumeInfo{}), 504},
+		"btrfs_ioctl_get_subvol_info_args": {unsafe.Sizeof(Subvolume{}), 504},
 		"btrfs_ioctl_ino_lookup_args":      {unsafe.Sizeof(lookup{}), 4096},
 		"btrfs_ioctl_search_key":           {unsafe.Sizeof(searchKey{}), 104},
 		"btrfs_ioctl_search_args_v2":       {unsafe.Sizeof(searchHeader{}), 112},
 		"btrfs_ioctl_qgroup_limit_args":    {unsafe.Sizeof(qgroupLimit{}), 48},
 		"btrfs_ioctl_qgroup_create_args":   {unsafe.Sizeof(qgroupCreate{}), 16},
-		"offset of uuid in subvol info":    {unsafe.Offsetof(subvolumeInfo{}.UUID), 296},
-		"offset of otransid":               {unsafe.Offsetof(subvolumeInfo{}.Created), 352},
+		"offset of uuid in subvol info":    {unsafe.Offsetof(Subvolume{}.UUID), 296},
+		"offset of otransid":               {unsafe.Offsetof(Subvolume{}.Created), 352},
 	} {
 		assert.Equal(t, c.got, c.want, name)
 	}
@@ -101,9 +103,9 @@ func rootRefData(dir uint64, name string) []byte {
 }
 
 func TestParse(t *testing.T) {
-	n, ok := parseInode(inodeData(5, 6, 7))
-	assert.Assert(t, ok && n == inodeItem{5, 6, 7})
-	_, ok = parseInode(inodeData(5, 6, 7)[1:])
+	n, ok := parseInode(item{key{9, typeInode, 0}, inodeData(5, 6, 7)})
+	assert.Assert(t, ok && n == Inode{9, 5, 6, 7})
+	_, ok = parseInode(item{key{9, typeInode, 0}, inodeData(5, 6, 7)[1:]})
 	assert.Assert(t, !ok)
 
 	assert.DeepEqual(t, slices.Collect(names(item{key{1, typeInodeRef, 9}, refData("a", "bc")})), []uint64{9, 9})
@@ -112,15 +114,15 @@ func TestParse(t *testing.T) {
 	assert.DeepEqual(t, slices.Collect(names(item{key{1, typeInodeExtref, 9}, both[:len(both)-1]})), []uint64{10})
 
 	e, ok := parseExtent(extentData(3, 4, 5))
-	assert.Assert(t, ok && e == extent{3, 4, 5})
+	assert.Assert(t, ok && e == Extent{3, 4, 5})
 	e, ok = parseExtent(append(make([]byte, inlineHeader), "inline"...))
-	assert.Assert(t, ok && e == extent{0, 0, 6})
+	assert.Assert(t, ok && e == Extent{0, 0, 6})
 	_, ok = parseExtent(extentData(3, 4, 5)[:extentSize-1])
 	assert.Assert(t, !ok)
 
-	r, ok := parseRootRef(item{key{5, typeRootRef, 300}, rootRefData(256, "sub")})
-	assert.Assert(t, ok && r == rootRef{300, 256, "sub"})
-	_, ok = parseRootRef(item{key{5, typeRootRef, 300}, rootRefData(256, "sub")[:20]})
+	r, ok := parseNested(item{key{5, typeRootRef, 300}, rootRefData(256, "sub")})
+	assert.Assert(t, ok && r == Nested{300, 256, "sub"})
+	_, ok = parseNested(item{key{5, typeRootRef, 300}, rootRefData(256, "sub")[:20]})
 	assert.Assert(t, !ok)
 	_, ok = parseRoot(make([]byte, 239)) // of before Linux 3.6
 	assert.Assert(t, !ok)
@@ -141,15 +143,16 @@ func FuzzItems(f *testing.F) {
 		read := 0
 		_, err := eachItem(buf, n, func(i item) error {
 			read += 32 + len(i.data)
-			for range names(i) {
+			err := Visitor{func(Inode) {}, func(inode, dir uint64) {}, func(Extent) {}}.visit(i)
+			if err != nil && !errors.Is(err, unix.EUCLEAN) {
+				t.Error(err)
 			}
-			parseInode(i.data)
 			parseRoot(i.data)
-			if r, ok := parseRootRef(i); ok && len(r.name) > len(i.data) {
-				t.Errorf("name of %d bytes in %d", len(r.name), len(i.data))
+			if r, ok := parseNested(i); ok && len(r.Name) > len(i.data) {
+				t.Errorf("name of %d bytes in %d", len(r.Name), len(i.data))
 			}
-			if e, ok := parseExtent(i.data); ok && e.bytes < 0 {
-				t.Errorf("extent of %d bytes", e.bytes)
+			if e, ok := parseExtent(i.data); ok && e.Bytes < 0 {
+				t.Errorf("extent of %d bytes", e.Bytes)
 			}
 			return nil
 		})

@@ -1,15 +1,15 @@
-package zfs
+package device
 
 import (
 	"encoding/binary"
 	"fmt"
 )
 
-// pair is an entry of a list of names and values (nvlist), as which the kernel takes arguments. The value is a uint64, a string,
-// a []pair, or nil for a name that stands for itself.
-type pair struct {
-	name  string
-	value any
+// Pair is an entry of a list of names and values (nvlist), as which the kernel takes arguments. The value is a uint64, a string,
+// a []Pair, or nil for a name that stands for itself.
+type Pair struct {
+	Name  string
+	Value any
 }
 
 // Types of values (data_type_t, include/sys/nvpair.h of OpenZFS).
@@ -22,12 +22,12 @@ const (
 
 // packList encodes a list in XDR, RFC 4506: integers big-endian, everything in units of four bytes. The form is that of
 // nvs_xdr in module/nvpair/nvpair.c of OpenZFS: four bytes of header, then the list.
-func packList(list []pair) []byte {
+func packList(list []Pair) []byte {
 	const xdr, littleEndian = 1, 1 // of whoever encodes; nobody looks at it
 	return appendList([]byte{xdr, littleEndian, 0, 0}, list)
 }
 
-func appendList(b []byte, list []pair) []byte {
+func appendList(b []byte, list []Pair) []byte {
 	const version, uniqueNames = 0, 1
 	b = appendInts(b, version, uniqueNames)
 	for _, p := range list {
@@ -37,11 +37,11 @@ func appendList(b []byte, list []pair) []byte {
 }
 
 // appendPair appends how long the pair is here and in the kernel's memory, its name, type, number of values, and the value.
-func appendPair(b []byte, p pair) []byte {
+func appendPair(b []byte, p Pair) []byte {
 	var kind uint32
 	count, size := uint32(1), 0
 	var value []byte
-	switch v := p.value.(type) {
+	switch v := p.Value.(type) {
 	case nil:
 		kind, count = typeBoolean, 0
 	case uint64:
@@ -50,7 +50,7 @@ func appendPair(b []byte, p pair) []byte {
 	case string:
 		kind, size = typeString, len(v)+1
 		value = appendString(nil, v)
-	case []pair:
+	case []Pair:
 		const header = 24 // sizeof (nvlist_t)
 		kind, size = typeList, header
 		value = appendList(nil, v)
@@ -58,8 +58,8 @@ func appendPair(b []byte, p pair) []byte {
 		panic(fmt.Sprintf("value of type %T", v))
 	}
 	const header = 16 // sizeof (nvpair_t)
-	memory := align8(header+len(p.name)+1) + align8(size)
-	body := appendString(nil, p.name)
+	memory := align8(header+len(p.Name)+1) + align8(size)
+	body := appendString(nil, p.Name)
 	body = appendInts(body, kind, count)
 	body = append(body, value...)
 	b = appendInts(b, uint32(8+len(body)), uint32(memory))
