@@ -24,7 +24,7 @@ var _ backend.Activator = (*Active)(nil)
 
 // NewActive is a constructor for store.Config.
 func NewActive(_ context.Context, env backend.Env) (backend.Backend, error) {
-	return &Active{Dir: Dir{env}, active: map[string]backend.Layer{}}, nil
+	return &Active{Dir: *newDir(env), active: map[string]backend.Layer{}}, nil
 }
 
 // Activate shows the layer's directory in Env.Active.
@@ -39,7 +39,7 @@ func (a *Active) Activate(ctx context.Context, l backend.Layer) error {
 			return errors.Join(fmt.Errorf("parent %s is not active", p.ID), err)
 		}
 	}
-	dir, err := a.find(l.ID)
+	dir, err := a.dirs.Find(l.ID)
 	if err != nil {
 		return err
 	}
@@ -89,4 +89,4 @@ func (a *Active) Mounts(ctx context.Context, l backend.Layer, o backend.MountOpt
 	return mounts, err
 }
 
-func (a *Active) place(id string) string { return filepath.Join(a.env.Active, id) }
+func (a *Active) place(id string) string { return filepath.Join(a.dirs.Env.Active, id) }
