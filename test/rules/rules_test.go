@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ type example struct {
 }
 
 func allRules() []rule {
-	return append(append(importRules(), goRules()...), textRules()...)
+	return slices.Concat(importRules(), goRules(), kitRules(), textRules())
 }
 
 // TestRules holds every file of the source tree to every rule.

@@ -8,7 +8,7 @@ import (
 	"strata/backend/internal/layertar/openat"
 	"strata/backend/internal/layertar/tarcodec"
 
-	walks "strata/backend/internal/tree"
+	walks "strata/backend/internal/dirfd"
 )
 
 // prune deletes everything in a directory that this tar has not put there.

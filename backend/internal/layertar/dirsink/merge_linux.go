@@ -10,7 +10,7 @@ import (
 	"strata/backend/internal/layertar/openat"
 	"strata/backend/internal/layertar/tarcodec"
 
-	walks "strata/backend/internal/tree"
+	walks "strata/backend/internal/dirfd"
 )
 
 // merging is a walk that moves all that a directory holds to another one.

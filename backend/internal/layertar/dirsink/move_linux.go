@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	walks "strata/backend/internal/tree"
+	walks "strata/backend/internal/dirfd"
 )
 
 // moving is a walk that looks for directories that were implied where the layers below turn out to have symlinks, and moves what they hold

@@ -14,7 +14,7 @@ import (
 	"strata/backend"
 	"strata/backend/internal/layertar/openat"
 
-	walks "strata/backend/internal/tree"
+	walks "strata/backend/internal/dirfd"
 )
 
 // Settle gives a directory that Apply has filled while Options.Below was not known the form that it would have got

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/openat"
 )
 
@@ -58,7 +59,7 @@ func (r *reader) ReadFile(at string, size int64, p []byte, offset int64) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != size {
 		return fmt.Errorf("mode %#o, size %d; want a regular file of %d bytes: %w", st.Mode, st.Size, size, errdefs.ErrDataLoss)
 	}
-	n, err := openat.PreadFull(fd, p, offset)
+	n, err := dirfd.ReadAt(fd, p, offset)
 	if err != nil {
 		return err
 	}

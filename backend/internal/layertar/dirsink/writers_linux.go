@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/openat"
 	"strata/backend/internal/layertar/tarcodec"
 )
@@ -231,17 +232,5 @@ func (j *job) parts() iter.Seq[backend.Extent] {
 
 // writeExtent writes all of a run of data.
 func writeExtent(fd int, p backend.Extent) error {
-	data, offset := p.Data, p.Offset
-	for len(data) > 0 {
-		var n int
-		err := openat.Retry(func() (err error) {
-			n, err = unix.Pwrite(fd, data, offset)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		data, offset = data[n:], offset+int64(n)
-	}
-	return nil
+	return dirfd.WriteAt(fd, p.Data, p.Offset)
 }

@@ -8,16 +8,13 @@ import (
 	"strata/backend/internal/dirfd"
 )
 
-// Retry repeats a system call that a signal interrupted.
-func Retry(f func() error) error { return dirfd.Retry(f) }
-
 // DirFlags opens a directory.
 const DirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
 // OpenRoot opens the directory that everything else stays in.
 func OpenRoot(dir string) (int, error) {
 	fd := -1
-	err := Retry(func() (err error) {
+	err := dirfd.Retry(func() (err error) {
 		fd, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		return err
 	})
@@ -42,7 +39,7 @@ func CloseQuietly(fd, keep int) {
 // OpenAt is openat(2).
 func OpenAt(dir int, name string, flags int) (int, error) {
 	fd := -1
-	err := Retry(func() (err error) {
+	err := dirfd.Retry(func() (err error) {
 		fd, err = unix.Openat(dir, name, flags, 0)
 		return err
 	})
@@ -55,9 +52,6 @@ func OpenAt(dir int, name string, flags int) (int, error) {
 func OpenFileAt(dir int, name string) (int, error) {
 	return Patiently(func() (int, error) { return dirfd.Dir{FD: dir}.OpenFile(name) })
 }
-
-// PreadFull is dirfd.ReadAt.
-func PreadFull(fd int, p []byte, offset int64) (int, error) { return dirfd.ReadAt(fd, p, offset) }
 
 // ReadLink returns the target of a symlink.
 func ReadLink(dir int, name string) (string, error) { return dirfd.Dir{FD: dir}.Readlink(name, 0) }

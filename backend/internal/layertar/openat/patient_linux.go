@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 // NoDescriptor tells that a file could not be opened because too many are.
@@ -20,7 +22,7 @@ const (
 func Patiently(open func() (int, error)) (int, error) {
 	for wait := firstWait; ; wait *= 2 {
 		fd := -1
-		err := Retry(func() (err error) {
+		err := dirfd.Retry(func() (err error) {
 			fd, err = open()
 			return err
 		})

@@ -11,9 +11,6 @@ import (
 	"strata/backend/internal/layertar/tarcodec"
 )
 
-// MaxXattrs is dirfd.MaxXattrs.
-const MaxXattrs = dirfd.MaxXattrs
-
 // ReadXattrs returns the file's attributes that go into a tar, sorted by name. Marks of how layers are merged do not.
 func ReadXattrs(n File, marks backend.Whiteouts) ([]tarcodec.Xattr, error) {
 	found, err := n.named().Xattrs(dirfd.IsContent(marks))

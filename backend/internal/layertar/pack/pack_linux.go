@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/openat"
 	"strata/backend/internal/layertar/tarcodec"
 )
@@ -229,7 +230,7 @@ func (p *packer) data(ctx context.Context, fd int, size int64) error {
 			return err
 		}
 		want := p.buf[:min(int64(len(p.buf)), size-offset)]
-		n, err := openat.PreadFull(fd, want, offset)
+		n, err := dirfd.ReadAt(fd, want, offset)
 		if err != nil {
 			return err
 		}
