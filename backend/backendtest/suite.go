@@ -31,6 +31,23 @@ type Factory struct {
 	Slow bool
 }
 
+// On returns a driver as it is by default, to be tested on a kind of file system.
+func On(d backend.Driver, fs string) Factory {
+	return Factory{Backend: d.Name, FS: fs, New: func(ctx context.Context, env backend.Env) (backend.Backend, error) {
+		return d.Open(ctx, env, d.Config())
+	}}
+}
+
+// EachGround tests a driver on each of its file systems that needs no options.
+func EachGround(t *testing.T, d backend.Driver, test func(t *testing.T, f Factory)) {
+	t.Helper()
+	for _, g := range d.Grounds {
+		if g.MountOptions == "" && g.Enable == "" {
+			t.Run(g.FS, func(t *testing.T) { test(t, On(d, g.FS)) })
+		}
+	}
+}
+
 // suiteSize is the size of the file system that all rows of one run share, one after the other.
 const suiteSize = 4 << 30
 

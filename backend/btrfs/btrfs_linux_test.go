@@ -48,7 +48,7 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) open(env backend.Env) backend.Backend {
 	r.Helper()
-	b, err := construct(r.Context(), env)
+	b, err := factory().New(r.Context(), env)
 	assert.NilError(r, err)
 	return b
 }
@@ -155,7 +155,7 @@ func command(t testing.TB, args ...string) string {
 }
 
 func TestNewRefusesOtherFileSystems(t *testing.T) {
-	_, err := construct(t.Context(), backend.Env{Home: loopfs.New(t, "tmpfs", 1<<20, "")})
+	_, err := factory().New(t.Context(), backend.Env{Home: loopfs.New(t, "tmpfs", 1<<20, "")})
 	assert.ErrorContains(t, err, "does not lie on a btrfs file system")
 	assert.Assert(t, errdefs.IsFailedPrecondition(err), "%v", err)
 }
@@ -406,7 +406,7 @@ func TestStores(t *testing.T) {
 // BenchmarkLife is what a container's layer costs: made from a parent of many files, and removed.
 func BenchmarkLife(b *testing.B) {
 	dir := loopfs.New(b, "btrfs", fsSize, "")
-	back, err := construct(b.Context(), backend.Env{Home: dir})
+	back, err := factory().New(b.Context(), backend.Env{Home: dir})
 	assert.NilError(b, err)
 	base := backend.Layer{ID: "base"}
 	assert.NilError(b, back.Create(b.Context(), base))

@@ -17,7 +17,7 @@ func BenchmarkLife(b *testing.B) {
 	for _, mode := range []store.SyncMode{store.SyncNone, store.SyncLayer} {
 		b.Run(string(mode), func(b *testing.B) {
 			root := filepath.Join(loopfs.New(b, "ext4", 1<<30, ""), "store")
-			s, err := store.Open(b.Context(), store.Config{Root: root, Backend: "overlay", New: construct, Sync: mode})
+			s, err := store.Open(b.Context(), store.Config{Root: root, Backend: "overlay", New: on("ext4").New, Sync: mode})
 			assert.NilError(b, err)
 			assert.NilError(b, s.Create(b.Context(), "base", "", store.CreateOptions{}))
 			var took [4]time.Duration

@@ -1,25 +1,15 @@
 package vfs_test
 
 import (
-	"context"
 	"testing"
 
-	"strata/backend"
 	"strata/backend/backendtest"
 	"strata/backend/vfs"
 )
 
-func on(fs string) backendtest.Factory {
-	return backendtest.Factory{Backend: "vfs", FS: fs, New: func(ctx context.Context, env backend.Env) (backend.Backend, error) {
-		return vfs.New(ctx, env, vfs.NewConfig())
-	}}
-}
+func on(fs string) backendtest.Factory { return backendtest.On(vfs.Driver(), fs) }
 
-func TestConformance(t *testing.T) {
-	for _, fs := range []string{"ext4", "tmpfs"} {
-		t.Run(fs, func(t *testing.T) { backendtest.Run(t, on(fs)) })
-	}
-}
+func TestConformance(t *testing.T) { backendtest.EachGround(t, vfs.Driver(), backendtest.Run) }
 
 func TestCrash(t *testing.T) { backendtest.Crash(t, on("tmpfs")) }
 

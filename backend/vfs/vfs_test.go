@@ -1,7 +1,6 @@
 package vfs_test
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,12 +11,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/backendtest"
-	"strata/backend/vfs"
 )
-
-func construct(ctx context.Context, env backend.Env) (backend.Backend, error) {
-	return vfs.New(ctx, env, vfs.NewConfig())
-}
 
 func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
 
@@ -28,13 +22,13 @@ func TestStores(t *testing.T) {
 	}
 	ctx := t.Context()
 	env := backend.Env{Home: t.TempDir(), Stores: []string{t.TempDir(), t.TempDir()}}
-	other, err := construct(ctx, backend.Env{Home: env.Stores[1]})
+	other, err := on("").New(ctx, backend.Env{Home: env.Stores[1]})
 	assert.NilError(t, err)
 	assert.NilError(t, other.Create(ctx, backend.Layer{ID: "base"}))
 	assert.NilError(t, os.WriteFile(filepath.Join(env.Stores[1], "base", "f"), []byte("x"), 0o600))
 	assert.NilError(t, os.Chmod(filepath.Join(env.Stores[1], "base"), 0o751))
 
-	b, err := construct(ctx, env)
+	b, err := on("").New(ctx, env)
 	assert.NilError(t, err)
 	child := backend.Layer{ID: "child", Parents: []backend.Parent{{ID: "base"}}}
 	for range 2 { // Create may be repeated
@@ -59,7 +53,7 @@ func TestStores(t *testing.T) {
 }
 
 func TestLabelIsRefused(t *testing.T) {
-	b, err := construct(t.Context(), backend.Env{Home: t.TempDir()})
+	b, err := on("").New(t.Context(), backend.Env{Home: t.TempDir()})
 	assert.NilError(t, err)
 	_, err = b.Mounts(t.Context(), backend.Layer{ID: "l"}, backend.MountOptions{Label: "system_u:object_r:x:s0"})
 	assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
@@ -68,7 +62,7 @@ func TestLabelIsRefused(t *testing.T) {
 func TestInvalidID(t *testing.T) {
 	home := filepath.Join(t.TempDir(), "home")
 	assert.NilError(t, os.MkdirAll(filepath.Join(home, "kept"), 0o700))
-	b, err := construct(t.Context(), backend.Env{Home: home})
+	b, err := on("").New(t.Context(), backend.Env{Home: home})
 	assert.NilError(t, err)
 	for _, id := range []string{"", ".", "..", "../home", "a/b"} {
 		assert.Assert(t, errdefs.IsInvalidArgument(b.Remove(t.Context(), backend.Layer{ID: id})), "%q", id)

@@ -1,15 +1,9 @@
 package graphtest
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/rand"
-	"io"
-	"maps"
 	"os"
-	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 
@@ -30,56 +24,30 @@ func TestMain(m *testing.M) {
 
 const gigabyte = 1 << 30
 
-// ground is what a backend is tested on.
-type ground struct {
-	fs      string // kind of file system
-	options string // to mount it with
-	limits  bool   // `--storage-opt size` must work
-	enable  string // command that makes it work, run with the file system's directory as its last argument
-	needs   string // kernel option that the file system's options need
-}
-
-// grounds has an entry for each backend.
-var grounds = map[string][]ground{
-	"dir":     {{fs: "ext4"}},
-	"vfs":     {{fs: "ext4"}},
-	"overlay": {{fs: "ext4"}, {fs: "xfs"}, {fs: "btrfs"}, {fs: "ext4", options: "prjquota", limits: true, needs: "CONFIG_QFMT_V2"}},
-	"btrfs":   {{fs: "btrfs"}, {fs: "btrfs", limits: true, enable: "btrfs quota enable"}},
-	"zfs":     {{fs: "zfs", limits: true}},
-}
-
-// constructors are those of all backends, and of the smallest one that is possible.
-func constructors() map[string]backendtest.Constructor {
-	c := map[string]backendtest.Constructor{"dir": backendtest.NewDir}
-	for _, d := range all.Backends() {
-		c[d.Name] = func(ctx context.Context, env backend.Env) (backend.Backend, error) {
-			return d.Open(ctx, env, d.Config())
-		}
-	}
-	return c
+// drivers are those of all backends, and of the smallest one that is possible.
+func drivers() []backend.Driver {
+	dir := backend.Driver{Name: "dir", Grounds: []backend.Ground{{FS: "ext4"}}}
+	return append(all.Backends(), backend.With(dir, func() *struct{} { return nil },
+		func(ctx context.Context, env backend.Env, _ *struct{}) (backend.Backend, error) {
+			return backendtest.NewDir(ctx, env)
+		}))
 }
 
 // eachRig runs do for every backend on every file system it is tested on, with stores that promise
 // exact diffs and stores that do not.
-func eachRig(t *testing.T, promises []bool, do func(t *testing.T, r *rig, g ground)) {
-	backends := constructors()
-	for _, name := range slices.Sorted(maps.Keys(backends)) {
-		if len(grounds[name]) == 0 {
-			t.Errorf("backend %s: say what to test it on", name)
-		}
-		for _, g := range grounds[name] {
+func eachRig(t *testing.T, promises []bool, do func(t *testing.T, r *rig, g backend.Ground)) {
+	for _, d := range drivers() {
+		for _, g := range d.Grounds {
 			for _, exact := range promises {
-				t.Run(label(name, g, exact), func(t *testing.T) {
-					do(t, newRig(t, label(name, g, exact), g, exact, backends[name]), g)
-				})
+				t.Run(label(d, g, exact), func(t *testing.T) { do(t, newRig(t, d, g, exact), g) })
 			}
 		}
 	}
 }
 
-func label(name string, g ground, exact bool) string {
-	name += "-" + g.fs
-	if g.limits {
+func label(d backend.Driver, g backend.Ground, exact bool) string {
+	name := d.Name + "-" + g.FS
+	if g.Limits {
 		name += "-limits"
 	}
 	if exact {
@@ -88,47 +56,19 @@ func label(name string, g ground, exact bool) string {
 	return name
 }
 
-// lacks reports whether the running kernel is known to have been built without an option.
-func lacks(tb testing.TB, option string) bool {
-	tb.Helper()
-	f, err := os.Open("/proc/config.gz")
-	if err != nil {
-		tb.Logf("cannot tell whether the kernel has %s: %v", option, err)
-		return false
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return bytes.Contains(b, []byte("# "+option+" is not set\n"))
-}
-
 // newRig makes a file system and registers an empty store on it.
-func newRig(tb testing.TB, name string, g ground, exact bool, open backendtest.Constructor) *rig {
+func newRig(tb testing.TB, d backend.Driver, g backend.Ground, exact bool) *rig {
 	tb.Helper()
-	if g.needs != "" && lacks(tb, g.needs) {
-		tb.Skipf("the kernel was built without %s", g.needs)
-	}
-	name += "-" + strings.ToLower(rand.Text()) // no name is ever forgotten
-	dir := backendtest.LoopFS(tb, g.fs, gigabyte, g.options)
-	if g.enable != "" {
-		argv := append(strings.Fields(g.enable), dir)
-		if out, err := exec.CommandContext(tb.Context(), argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			tb.Fatalf("%s: %v: %s", g.enable, err, out)
-		}
-	}
+	name := label(d, g, exact) + "-" + strings.ToLower(rand.Text()) // no name is ever forgotten
+	dir := backendtest.Prepare(tb, g, gigabyte)
+	open := backendtest.On(d, g.FS).New
 	r := &rig{name: name, dir: dir, run: tb.TempDir(), exact: exact, open: open}
 	r.register(tb)
 	return r
 }
 
 func TestSuite(t *testing.T) {
-	eachRig(t, []bool{false, true}, func(t *testing.T, r *rig, g ground) {
+	eachRig(t, []bool{false, true}, func(t *testing.T, r *rig, g backend.Ground) {
 		for _, tc := range []struct {
 			name string
 			run  func(t *testing.T)
@@ -143,18 +83,17 @@ func TestSuite(t *testing.T) {
 		} {
 			t.Run(tc.name, tc.run)
 		}
-		if g.limits {
+		if g.Limits {
 			t.Run("SetQuota", func(t *testing.T) { suite.DriverTestSetQuota(t, r.name, true) })
 		}
 	})
 }
 
 func BenchmarkSuite(b *testing.B) {
-	backends := constructors()
-	for _, name := range slices.Sorted(maps.Keys(backends)) {
-		for _, g := range grounds[name] {
-			b.Run(label(name, g, false), func(b *testing.B) {
-				r := newRig(b, label(name, g, false), g, false, backends[name])
+	for _, d := range drivers() {
+		for _, g := range d.Grounds {
+			b.Run(label(d, g, false), func(b *testing.B) {
+				r := newRig(b, d, g, false)
 				b.Run("Exists", func(b *testing.B) { suite.DriverBenchExists(b, r.name) })
 				b.Run("GetEmpty", func(b *testing.B) { suite.DriverBenchGetEmpty(b, r.name) })
 				b.Run("DiffBase", func(b *testing.B) { suite.DriverBenchDiffBase(b, r.name) })

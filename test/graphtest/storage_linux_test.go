@@ -17,13 +17,14 @@ import (
 	moby "github.com/docker/docker/daemon/graphdriver"
 	"gotest.tools/v3/assert"
 
+	"strata/backend"
 	"strata/backend/store"
 )
 
 // TestContainersStorage runs the cases that containers/storage's own drivers are tested with; its zfs
 // driver with the first five and SetQuota. None of them knows of exact diffs.
 func TestContainersStorage(t *testing.T) {
-	eachRig(t, []bool{false}, func(t *testing.T, r *rig, g ground) {
+	eachRig(t, []bool{false}, func(t *testing.T, r *rig, g backend.Ground) {
 		for _, tc := range []struct {
 			name string
 			run  func(t *testing.T)
@@ -40,7 +41,7 @@ func TestContainersStorage(t *testing.T) {
 		} {
 			t.Run(tc.name, tc.run)
 		}
-		if g.limits {
+		if g.Limits {
 			t.Run("SetQuota", func(t *testing.T) { setQuota(t, r.name) })
 		}
 	})

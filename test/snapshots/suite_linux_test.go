@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,7 +17,6 @@ import (
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"gotest.tools/v3/assert"
 
 	"strata/backend"
 	"strata/backend/all"
@@ -38,41 +36,21 @@ func TestMain(m *testing.M) {
 
 const gigabyte = 1 << 30
 
-// ground is what a backend is tested on.
-type ground struct {
-	fs string // kind of file system
-	// as is the name of the snapshotter that the suite is to take the backend for: it knows what that one cannot do.
-	as string
-}
-
-// grounds has an entry for each backend.
-var grounds = map[string][]ground{
-	"overlay": {{"ext4", "overlayfs"}, {"xfs", "overlayfs"}, {"btrfs", "overlayfs"}},
-	"vfs":     {{"ext4", "native"}, {"xfs", "native"}},
-	"btrfs":   {{"btrfs", "btrfs"}},
-	"zfs":     {{"zfs", "zfs"}},
-}
-
 func TestSuite(t *testing.T) {
-	backends := all.Backends()
-	for _, b := range backends {
-		if len(grounds[b.Name]) == 0 {
-			t.Errorf("backend %s: say what to test it on", b.Name)
-		}
-		for _, g := range grounds[b.Name] {
-			t.Run(b.Name+"-on-"+g.fs, func(t *testing.T) {
-				disk := backendtest.LoopFS(t, g.fs, gigabyte, "")
-				testsuite.SnapshotterSuite(t, g.as, func(ctx context.Context, _ string) (snapshots.Snapshotter, func() error, error) {
+	for _, d := range all.Backends() {
+		t.Run(d.Name, func(t *testing.T) {
+			backendtest.EachGround(t, d, func(t *testing.T, f backendtest.Factory) {
+				disk := backendtest.LoopFS(t, f.FS, gigabyte, "")
+				testsuite.SnapshotterSuite(t, d.Like, func(ctx context.Context, _ string) (snapshots.Snapshotter, func() error, error) {
 					dir, err := os.MkdirTemp(disk, "store-")
 					if err != nil {
 						return nil, nil, err
 					}
-					return serve(context.WithoutCancel(ctx), dir, b)
+					return serve(context.WithoutCancel(ctx), dir, d)
 				})
 			})
-		}
+		})
 	}
-	assert.Equal(t, len(backends), len(slices.Collect(maps.Keys(grounds))))
 }
 
 // TestPrepared: the suite holds for a backend that has to prepare something for the mounts, too.

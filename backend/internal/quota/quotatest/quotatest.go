@@ -2,11 +2,7 @@
 package quotatest
 
 import (
-	"compress/gzip"
-	"errors"
-	"io"
 	"os"
-	"strings"
 	"testing"
 
 	"strata/backend/internal/loopfs"
@@ -20,31 +16,6 @@ func FS(t testing.TB, kind string) string {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes and mounts file systems")
 	}
-	option := map[string]string{"ext4": "CONFIG_QFMT_V2", "xfs": "CONFIG_XFS_QUOTA"}[kind]
-	if lacks(t, option) {
-		t.Skipf("the kernel is built without %s: %s cannot be mounted with quota", option, kind)
-	}
+	loopfs.RequireKernel(t, map[string]string{"ext4": "CONFIG_QFMT_V2", "xfs": "CONFIG_XFS_QUOTA"}[kind])
 	return loopfs.New(t, kind, loopfs.Small("xfs"), "prjquota")
-}
-
-// lacks reads the kernel's own build configuration; false where it does not show one.
-func lacks(t testing.TB, option string) bool {
-	t.Helper()
-	f, err := os.Open("/proc/config.gz")
-	if errors.Is(err, os.ErrNotExist) {
-		return false
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return !strings.Contains(string(text), "\n"+option+"=")
 }
