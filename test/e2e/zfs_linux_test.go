@@ -290,7 +290,7 @@ func (h *host) adopt(t *testing.T) {
 	h.checkStore(t)
 }
 
-// carryOver gives Docker's records of images and containers to the other driver, as docs/zfs.md says.
+// carryOver gives Docker's records of images and containers to the other driver, as docs/backends/zfs.md says.
 func (h *host) carryOver(t *testing.T) {
 	t.Helper()
 	h.inside(t, "sh", "-euc", `cd /var/lib/docker
