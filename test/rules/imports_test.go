@@ -145,8 +145,8 @@ func importRules() []rule {
 	return []rule{
 		{
 			name: "import directions", check: checkDirections,
-			bad:  example{"backend/vfs/x.go", "package vfs\nimport _ \"strata/backend/overlay\"\n"},
-			good: example{"backend/vfs/x.go", "package vfs\nimport _ \"strata/backend/internal/mount\"\n"},
+			bad:  example{"backend/toy/x.go", "package toy\nimport _ \"strata/backend/vfs\"\n"},
+			good: example{"backend/toy/x.go", "package toy\nimport _ \"strata/backend/internal/mount\"\n"},
 		},
 		{
 			name: "rooms of modules", check: checkForeign,
