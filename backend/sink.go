@@ -34,7 +34,7 @@ type Sink interface {
 	Begin(ctx context.Context, u Unpacker) error
 	// Put makes the file, or the directory, that e describes. It takes all of a regular file's content
 	// before it returns, and may write it later. at is where Source finds the file: the path without
-	// symlinks. e is the caller's again when Put returns.
+	// symlinks. e is the caller's again when Put returns, but for its strings and Xattrs.
 	Put(e *Entry, c Content) (at string, err error)
 	// Link makes e.Path a hard link to e.Target and gives that file e's properties, unless e.Bare is
 	// set. A target that may still come is no error: late is set, something stands at e.Path until

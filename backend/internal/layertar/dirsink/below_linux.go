@@ -17,7 +17,7 @@ import (
 	"strata/backend/internal/layertar/tarcodec"
 )
 
-// view is what an applier sees of the layers below. In a dialect without whiteouts, where the directory holds the whole
+// view is what a sink sees of the layers below. In a dialect without whiteouts, where the directory holds the whole
 // tree, there is nothing to see.
 type view struct {
 	opaque string // xattr that makes a directory opaque, "" if the dialect has none
