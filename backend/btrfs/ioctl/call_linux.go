@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 // The numbers, structures and flags below are those of include/uapi/linux/btrfs.h.
@@ -53,15 +55,12 @@ func ioctl[T any](fd int, d direction, nr uintptr, arg *T) error {
 
 // ioctlSized is for structures with a variable end, of which the number encodes the fixed part only.
 func ioctlSized(fd int, number uintptr, arg unsafe.Pointer) error {
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), number, uintptr(arg))
-		if errno == 0 {
-			return nil
-		}
-		if errno != unix.EINTR {
+	return dirfd.Retry(func() error {
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), number, uintptr(arg)); errno != 0 {
 			return errno
 		}
-	}
+		return nil
+	})
 }
 
 // naming names what an ioctl was to be done to; nil stays nil.

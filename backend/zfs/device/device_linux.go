@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"strata/backend/internal/dirfd"
 )
 
 // Numbers and offsets are those of include/sys/fs/zfs.h (zfs_ioc) and include/sys/zfs_ioctl.h (zfs_cmd_t)
@@ -67,16 +69,14 @@ func Open() (*Device, error) {
 func (d *Device) Close() error { return d.file.Close() }
 
 func do(f *os.File, number uintptr, c *request) error {
-	for {
+	return dirfd.Retry(func() error {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), number, uintptr(unsafe.Pointer(c))) //nolint:gosec // that is how the kernel takes it
 		runtime.KeepAlive(c)
-		if errno == 0 {
-			return nil
-		}
-		if errno != unix.EINTR {
+		if errno != 0 {
 			return errno
 		}
-	}
+		return nil
+	})
 }
 
 // Probe tells whether this kernel takes the file to write changed objects to from where [Device.Changed] puts it.
