@@ -188,8 +188,8 @@ func (z *zfs) Report(context.Context) ([]backend.Field, error) {
 	add := func(name string, value any) {
 		fields = append(fields, backend.Field{Name: name, Value: fmt.Sprint(value)})
 	}
-	if z.blind != nil {
-		add("Changes", fmt.Errorf("whole trees are compared: %w", z.blind))
+	if z.blind != "" {
+		add("Changes", "whole trees are compared: "+z.blind)
 	}
 	pool, err := poolOf(z.parent)
 	if err != nil {

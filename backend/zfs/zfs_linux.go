@@ -43,8 +43,8 @@ type zfs struct {
 	parent string   // dataset below which the layers are
 	others []string // the same of the additional stores
 	device *device.Device
-	// blind is why the kernel cannot be asked which objects changed, nil if it can. Trees are then compared as a whole.
-	blind error
+	// blind is why the kernel cannot be asked which objects changed, "" if it can. Trees are then compared as a whole.
+	blind string
 }
 
 // New makes the backend: it finds the parent dataset and notes it in Home. ErrFailedPrecondition if there is none,
@@ -69,7 +69,9 @@ func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, erro
 		}
 		z.others = append(z.others, note.name)
 	}
-	z.blind = dev.Probe(z.parent)
+	if err := dev.Probe(z.parent); err != nil {
+		z.blind = err.Error() // no reason to refuse the store
+	}
 	return z, nil
 }
 
