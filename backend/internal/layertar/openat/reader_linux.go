@@ -18,6 +18,7 @@ type DirReader struct {
 // dirReaderHeld is how many directories it keeps open: enough for a walk of a tree 8 deep.
 const dirReaderHeld = 8
 
+// NewDirReader returns a reader below root, which stays the caller's. The caller ends with Close.
 func NewDirReader(root int) *DirReader {
 	r := &DirReader{trail: dirfd.NewTrail(dirfd.Dir{FD: root, Path: "."})}
 	r.trail.Hold(dirReaderHeld)
@@ -87,4 +88,5 @@ func (r *DirReader) File(path string) (int, error) {
 	return OpenFileAt(at, base)
 }
 
+// Close closes what the reader has opened.
 func (r *DirReader) Close() { r.trail.Close() }

@@ -27,6 +27,7 @@ type Stamp struct {
 	Nsec int64
 }
 
+// Before reports whether s is earlier than o.
 func (s Stamp) Before(o Stamp) bool {
 	return s.Sec < o.Sec || s.Sec == o.Sec && s.Nsec < o.Nsec
 }

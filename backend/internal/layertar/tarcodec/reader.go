@@ -179,6 +179,7 @@ func (r *Reader) special(size int64) ([]byte, error) {
 	return data[:size], nil
 }
 
+// Padding is how many zeros follow data of a size, bytes.
 func Padding(size int64) int64 { return -size & (BlockSize - 1) }
 
 // entry completes the entry whose header block was read last.
