@@ -367,7 +367,28 @@ func (s *Store) recoverMounts(ctx context.Context) (adopted int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, m := range below {
+	if adopted, err = s.adoptMounts(ctx, below, dirs, own); err != nil {
+		return 0, err
+	}
+	for _, l := range s.byID {
+		s.recall(l)
+	}
+	if err := s.deactivateRest(ctx, below); err != nil {
+		return 0, err
+	}
+	if err := s.sweepMountPoints(dirs); err != nil {
+		return 0, err
+	}
+	if err := s.forgetOwn(own); err != nil {
+		return 0, err
+	}
+	return adopted, s.recoverGates(dirs)
+}
+
+// adoptMounts counts the mounts that lie in dirs, and undoes those of own and of layers that are gone. It
+// returns how many layers are mounted.
+func (s *Store) adoptMounts(ctx context.Context, mounts []mount.Info, dirs []string, own map[string]bool) (adopted int, err error) {
+	for _, m := range mounts {
 		id := filepath.Base(m.Target)
 		l, ours := s.byID[id], own[id]
 		if l == nil && !ours || !slices.Contains(dirs, filepath.Dir(m.Target)) {
@@ -384,19 +405,7 @@ func (s *Store) recoverMounts(ctx context.Context) (adopted int, err error) {
 		}
 		s.recallGate(l, filepath.Dir(m.Target))
 	}
-	for _, l := range s.byID {
-		s.recall(l)
-	}
-	if err := s.deactivateRest(ctx, below); err != nil {
-		return 0, err
-	}
-	if err := s.sweepMountPoints(dirs); err != nil {
-		return 0, err
-	}
-	if err := s.forgetOwn(own); err != nil {
-		return 0, err
-	}
-	return adopted, s.recoverGates(dirs)
+	return adopted, nil
 }
 
 // readOwn returns the IDs of the layers that noteOwn of an earlier process noted.

@@ -305,6 +305,6 @@ func TestCallersAtOnce(t *testing.T) {
 	list, err := k.Options(t.Context())
 	assert.NilError(t, err)
 	for _, s := range list {
-		assert.Assert(t, s.Key != "sync" || s.Value == string(f.sync.Load().(store.SyncMode)), "%v", s) //nolint:forcetypeassert // SetSync stores nothing else
+		assert.Assert(t, s.Key != "sync" || s.Value == string(f.sync.Load().(store.SyncMode)), "%v", s)
 	}
 }

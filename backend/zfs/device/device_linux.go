@@ -93,12 +93,21 @@ func (d *Device) Probe(dataset string) error {
 		return fmt.Errorf("dataset %.64s: its name is too long: %w", dataset, errdefs.ErrInvalidArgument)
 	}
 	if err := d.diff(from, to, math.MaxInt32); !errors.Is(err, unix.EBADF) {
-		return fmt.Errorf("the kernel answers %v to a descriptor that is not open: %w", err, errdefs.ErrNotImplemented)
+		return unexpected("not open", err)
 	}
 	if err := d.diff(from, to, uint64(fd)); err == nil || errors.Is(err, unix.EBADF) {
-		return fmt.Errorf("the kernel answers %v to a descriptor that is open: %w", err, errdefs.ErrNotImplemented)
+		return unexpected("open", err)
 	}
 	return nil
+}
+
+// unexpected says what the kernel has answered to a descriptor in a state.
+func unexpected(state string, err error) error {
+	answer := "nothing"
+	if err != nil {
+		answer = err.Error()
+	}
+	return fmt.Errorf("the kernel answers %s to a descriptor that is %s: %w", answer, state, errdefs.ErrNotImplemented)
 }
 
 // diff has the kernel write to a file which objects changed between two snapshots.
