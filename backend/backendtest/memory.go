@@ -3,6 +3,8 @@ package backendtest
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -60,11 +62,7 @@ func (m *Memory) Mounts(context.Context, backend.Layer, backend.MountOptions) ([
 func (m *Memory) List(context.Context) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var ids []string
-	for id := range m.layers {
-		ids = append(ids, id)
-	}
-	return ids, nil
+	return slices.Collect(maps.Keys(m.layers)), nil
 }
 
 // Sink fills a layer.

@@ -23,6 +23,7 @@ const (
 // Meaning is what the name of an entry asks for.
 type Meaning int
 
+// The meanings.
 const (
 	Ordinary   Meaning = iota
 	Skipped            // AUFS's own bookkeeping

@@ -117,12 +117,12 @@ func Seeds(t testing.TB) [][]byte {
 	}
 	entries, err := stored.ReadDir("testdata")
 	assert.NilError(t, err)
-	for _, e := range entries {
-		data, err := stored.ReadFile("testdata/" + e.Name())
+	files := make([][]byte, len(entries))
+	for i, e := range entries {
+		files[i], err = stored.ReadFile("testdata/" + e.Name())
 		assert.NilError(t, err)
-		list = append(list, data)
 	}
-	return list
+	return append(list, files...)
 }
 
 // Read reads a tar with the standard library.
@@ -155,7 +155,7 @@ func Changes(list ...backend.Change) iter.Seq2[backend.Change, error] {
 
 // Added are changes that add these paths.
 func Added(paths ...string) []backend.Change {
-	var list []backend.Change
+	list := make([]backend.Change, 0, len(paths))
 	for _, p := range paths {
 		list = append(list, backend.Change{Path: p, Kind: backend.Added})
 	}
