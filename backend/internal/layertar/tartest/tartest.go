@@ -10,6 +10,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -122,7 +123,7 @@ func Seeds(t testing.TB) [][]byte {
 		files[i], err = stored.ReadFile("testdata/" + e.Name())
 		assert.NilError(t, err)
 	}
-	return append(list, files...)
+	return slices.Concat(list, files)
 }
 
 // Read reads a tar with the standard library.
