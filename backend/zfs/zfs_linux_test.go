@@ -56,6 +56,15 @@ func TestRandomChanges(t *testing.T) {
 	assert.DeepEqual(t, r.check(store.CheckOptions{Deep: true}), []string{})
 }
 
+// TestKernelAnswers: this kernel tells what has changed, so that no trees are compared as a whole.
+func TestKernelAnswers(t *testing.T) {
+	info, err := newRig(t).Info(t.Context())
+	assert.NilError(t, err)
+	for _, f := range info.Fields {
+		assert.Check(t, f.Name != "Changes", "%s: %s", f.Name, f.Value)
+	}
+}
+
 // shuffle makes n random changes to a tree made by backendtest.Root, moves of directories and files with several names
 // among them.
 func shuffle(rnd *rand.Rand, files, n int) backendtest.Step {
