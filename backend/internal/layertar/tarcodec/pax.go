@@ -214,16 +214,6 @@ func (x *extension) apply(e *Entry) error {
 	return nil
 }
 
-// first returns the first string that is not empty.
-func first(s ...string) string {
-	for _, v := range s {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
-}
-
 // parseStamp reads seconds with an optional fraction, of which nine digits count.
 func parseStamp(s string) (Stamp, error) {
 	bad := fmt.Errorf("PAX time %q: %w", s, errdefs.ErrInvalidArgument)

@@ -210,3 +210,13 @@ func CheckSegments(list []Segment, size, stored int64) error {
 	}
 	return nil
 }
+
+// first returns the first string that is not empty.
+func first(s ...string) string {
+	for _, v := range s {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}

@@ -50,30 +50,6 @@ func Apply(ctx context.Context, s backend.Sink, r io.Reader, o Options) (Result,
 	}, nil
 }
 
-// parser is one call of Apply. It is the sink's backend.Unpacker.
-type parser struct {
-	o       Options
-	in      *tarcodec.Reader
-	sink    backend.Sink
-	cancel  context.CancelCauseFunc
-	files   files
-	links   links
-	area    area
-	notes   notes
-	entry   backend.Entry // the one that the sink has
-	content content
-	size    int64
-	entries int
-}
-
-// Fail implements backend.Unpacker.
-func (p *parser) Fail(err error) { p.cancel(err) }
-
-// Save implements backend.Unpacker.
-func (p *parser) Save(record uint64, content io.ReaderAt) error {
-	return p.files.save(record, content)
-}
-
 func (p *parser) run(ctx context.Context) error {
 	for {
 		if err := context.Cause(ctx); err != nil {
@@ -169,23 +145,6 @@ func (p *parser) place(e *tarcodec.Entry, name string) error {
 		p.notes.add(&p.notes.devices0, func() string { return strconv.Quote(e.Name) })
 	}
 	return p.put(e, p.files.plan(e, p.in.Left()))
-}
-
-// put hands the entry that was described last to the sink, with its content.
-func (p *parser) put(e *tarcodec.Entry, w way) error {
-	p.entry.Record = w.record
-	p.content.start(p.in, e, w.tee)
-	at, err := p.sink.Put(&p.entry, &p.content)
-	if err != nil {
-		return err
-	}
-	if p.in.Left() > 0 && e.Kind == tarcodec.KindFile {
-		return fmt.Errorf("%d bytes of content were not taken: %w", p.in.Left(), errdefs.ErrInternal)
-	}
-	if w.record != 0 {
-		p.files.add(at, e)
-	}
-	return nil
 }
 
 // link makes a hard link, or remembers one whose target is still to come.

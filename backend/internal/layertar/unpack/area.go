@@ -16,13 +16,6 @@ import (
 // from a tar: where names have a meaning, those that start so are skipped.
 const areaDir = tarcodec.MetaPrefix + "strata"
 
-// area is AUFS's hard-link area (".wh..wh.plnk"): files that are not part of the layer themselves but
-// the targets of hard links in it.
-type area struct {
-	files map[string]string // name in the area: path in areaDir
-	made  bool
-}
-
 // store unpacks a file into the area. The log keeps its data: it is nowhere else by the end.
 func (r *area) store(p *parser, e *tarcodec.Entry, name string) error {
 	if e.Kind != tarcodec.KindFile {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -114,23 +113,4 @@ func owner(e *tarcodec.Entry, m *backend.IDMap) (uid, gid uint32, err error) {
 	return uid, gid, nil
 }
 
-// notes gathers what Result tells about entries. It may be used by several goroutines.
-type notes struct {
-	mu                sync.Mutex
-	leftOut, devices0 Note
-}
-
-func (n *notes) add(to *Note, first func() string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if to.Count++; to.Count == 1 {
-		to.First = first()
-	}
-}
-
 var errForeign = errors.New("is a mark of overlayfs")
-
-// LeaveOut implements backend.Unpacker.
-func (p *parser) LeaveOut(attribute, name string, why error) {
-	p.notes.add(&p.notes.leftOut, func() string { return fmt.Sprintf("%s of %q: %v", attribute, name, why) })
-}
