@@ -15,7 +15,11 @@
 //   - A hard link may come before its target. Docker and containerd refuse such a tar.
 //   - Marks spare what the same tar holds, in whatever order. Docker's and containerd's whiteouts delete
 //     that, too, if they come after it.
+//   - An opaque mark whose directory is a symbolic link hides nothing of where that leads, as in Docker;
+//     containerd follows it.
 //   - Marks make no directories. Docker and containerd make the one that a mark is in.
+//   - A hard link gives its target the mode that the tar has for it, however the tar writes the
+//     target. Docker does so only if a name such as f/../g leads to it.
 //   - Hard links into .wh..wh.plnk stay hard links. Docker makes copies.
 //   - What the tar gives other properties inherits neither a directory's default ACL nor its setgid
 //     bit.

@@ -1,12 +1,15 @@
 package layertar
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	containerd "github.com/containerd/containerd/v2/pkg/archive"
@@ -109,8 +112,56 @@ func same(t *rapid.T, whose string, ours, theirs map[string]string, known func(p
 // emptyDir is what others make for a mark where there is nothing to hide.
 const emptyDir = "40755 0:0"
 
-// likeDocker are the differences from Docker that random tars show: the directory of a mark.
-func likeDocker(_, ours, theirs string) bool { return ours == "" && theirs == emptyDir }
+// likeDocker returns the differences from Docker that a random tar, and those before it, show: the
+// directory of a mark, and the mode of a hard link if a target is not written in its shortest form.
+func likeDocker(detours bool) func(path, ours, theirs string) bool {
+	return func(_, ours, theirs string) bool {
+		if ours == "" {
+			return theirs == emptyDir
+		}
+		_, oursBut, _ := strings.Cut(ours, " ")
+		_, theirsBut, _ := strings.Cut(theirs, " ")
+		return detours && oursBut == theirsBut && strings.Contains(ours, "same as")
+	}
+}
+
+// hasDetours reports whether a hard link of a tar names its target by a detour, such as f/../g.
+func hasDetours(data []byte) bool {
+	r := tar.NewReader(bytes.NewReader(data))
+	for {
+		h, err := r.Next()
+		if err != nil {
+			return false // the end, or what follows it
+		}
+		if h.Typeflag == tar.TypeLink && strings.TrimPrefix(path.Clean("/"+h.Linkname), "/") != h.Linkname {
+			return true
+		}
+	}
+}
+
+// symlinks are the names that were symbolic links in some tar.
+type symlinks map[string]bool
+
+// opaque reports whether a tar has an opaque mark in what may be a symbolic link to a directory, and
+// remembers the links of the tar.
+func (l symlinks) opaque(data []byte) (found bool) {
+	for r := tar.NewReader(bytes.NewReader(data)); ; {
+		h, err := r.Next()
+		if err != nil {
+			return found // the end, or what follows it
+		}
+		name := path.Clean("/" + h.Name)
+		if h.Typeflag == tar.TypeSymlink {
+			l[name] = true
+		}
+		if dir, base := path.Split(name); base == ".wh..wh..opq" {
+			for ; dir != "/" && dir != ""; dir = path.Dir(dir) {
+				dir = path.Clean(dir)
+				found = found || l[dir]
+			}
+		}
+	}
+}
 
 // TestFourWays sends random tars, one on top of another, through a directory and memory, which have to
 // agree on everything, and through the unpackers of Docker and containerd. What those refuse is not
@@ -138,16 +189,19 @@ func TestFourWays(t *testing.T) {
 			}
 		}()
 		alike := [2]bool{true, true}
+		detours, links := false, symlinks{}
 		for _, marks := range []bool{false, true} {
 			r.data = tartest.Draw(t, "tar", marks)
 			if !r.ours(t) {
 				return
 			}
 			accepted++
+			detours = detours || hasDetours(r.data)
 			if alike[0] = alike[0] && inDockersWay(inDocker, r.data) == nil; alike[0] {
 				docker++
-				same(t, "docker", snapshot(t, r.dir), snapshot(t, inDocker), likeDocker)
+				same(t, "docker", snapshot(t, r.dir), snapshot(t, inDocker), likeDocker(detours))
 			}
+			alike[1] = alike[1] && !links.opaque(r.data)
 			if alike[1] = alike[1] && inContainerdsWay(inContainerd, r.data) == nil; alike[1] {
 				contained++
 				same(t, "containerd", snapshot(t, r.dir), snapshot(t, inContainerd), likeContainerd)
