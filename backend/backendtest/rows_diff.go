@@ -27,6 +27,7 @@ func diffRows() []row {
 		{name: "diff against nothing", run: diffNothing},
 		{name: "diff of a mounted layer", run: diffMounted},
 		{name: "diff with something mounted inside", run: diffMountedInside},
+		{name: "diff with something mounted where a client mounts", run: diffMountedAbroad},
 		{name: "more attributes than can be listed", run: manyAttributes},
 		{name: "diff errors", run: diffErrors},
 		{name: "diff size", run: diffSize},
@@ -130,6 +131,26 @@ func diffMountedInside(r *rig) {
 	again, err := r.store.Usage(r.ctx(), "l")
 	assert.NilError(r.t, err)
 	assert.Equal(r.t, again.Inodes, usage.Inodes) // xfs gives blocks beyond a file's end back after a while
+}
+
+// diffMountedAbroad: the same where a client mounts the layer's directory itself: if that is on a shared mount, what is mounted in
+// the one place shows in the other.
+func diffMountedAbroad(r *rig) {
+	r.create("base", "")
+	r.write("base", Mkdir("d", 0o755), CreateFile("d/old", []byte("x"), 0o644))
+	r.create("l", "base")
+	r.write("l", CreateFile("d/new", []byte("four"), 0o644), CreateFile("f", nil, 0o644))
+	mounts, err := r.store.Mounts(r.ctx(), "l", store.MountOptions{})
+	assert.NilError(r.t, err)
+	if mounts[0].Type != "bind" && mounts[0].Type != "none" {
+		return // nobody else has the directory
+	}
+	want, changes, other := r.diff("l", "base"), r.changes("l", "base"), r.newPlain()
+	target := filepath.Join(mounts[0].Source, "d")
+	assert.NilError(r.t, mount.Bind(r.ctx(), other, target, true))
+	defer func() { assert.Check(r.t, mount.Unmount(context.WithoutCancel(r.ctx()), target)) }()
+	assert.Assert(r.t, bytes.Equal(r.diff("l", "base"), want))
+	r.sameChanges(changes, r.changes("l", "base"))
 }
 
 // manyAttributes: of a file with more attributes than Linux lists, which not all file systems have, a diff says so. A tar with such a

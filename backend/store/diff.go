@@ -63,7 +63,9 @@ func (s *Store) writeDiff(ctx context.Context, p *pairing, w io.Writer) error {
 	}
 	rec := s.snapshot(p.layer)
 	return s.changes(ctx, p, func(at backend.Place, changes iter.Seq2[backend.Change, error]) error {
-		o := pack.Options{IDMap: rec.IDMap, Marks: at.Marks, Vanished: !rec.Sealed}
+		// The upper directory of an overlay that was mounted before the layer was sealed can still be written to.
+		vanished := !rec.Sealed || at.Marks != backend.WhiteoutsNone
+		o := pack.Options{IDMap: rec.IDMap, Marks: at.Marks, Vanished: vanished}
 		return pack.Changes(ctx, w, at.Dir, changes, o)
 	})
 }

@@ -40,7 +40,7 @@ func disinherit(dir string) error {
 	if err := os.Chown(dir, os.Geteuid(), int(ourGroup())); err != nil {
 		return err
 	}
-	d, err := dirfd.Open(dir)
+	d, err := dirfd.Open(dir + "/.") // it may be a symbolic link to a larger disk
 	if err != nil {
 		return err
 	}

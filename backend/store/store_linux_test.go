@@ -514,3 +514,21 @@ func TestDiscard(t *testing.T) {
 		})
 	}
 }
+
+// TestHomeIsALink: the directory of the backend may be a symbolic link to another disk.
+func TestHomeIsALink(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the store mounts")
+	}
+	c := config(t)
+	other := t.TempDir()
+	assert.NilError(t, os.MkdirAll(filepath.Join(c.Root, "data"), 0o700))
+	assert.NilError(t, os.Symlink(other, filepath.Join(c.Root, "data", c.Backend)))
+	s := open(t, c)
+	assert.NilError(t, s.Create(t.Context(), "l", "", store.CreateOptions{}))
+	assert.NilError(t, s.Remove(t.Context(), "l"))
+	assert.NilError(t, s.Settle(t.Context()))
+	left, err := os.ReadDir(other)
+	assert.NilError(t, err)
+	assert.Equal(t, len(left), 0)
+}

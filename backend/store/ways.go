@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/log"
 
 	"strata/backend"
+	"strata/backend/internal/mount"
 	"strata/backend/internal/treediff"
 )
 
@@ -129,7 +130,9 @@ func (s *Store) tree(ctx context.Context, l *layer) (view, error) {
 			return view{}, err
 		}
 		if at.Whole() {
-			return view{dir: at.Dir, shown: at.Dir, release: func() error { return nil }}, nil
+			// A client that has mounted the directory itself may have mounted something in it, which is seen there, too.
+			dir, release, err := mount.Bare(at.Dir)
+			return view{dir: dir, shown: at.Dir, release: release}, err
 		}
 	}
 	return s.open(ctx, l)

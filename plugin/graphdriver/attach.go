@@ -49,6 +49,7 @@ type attachment struct {
 
 // owner is what the handler wants of a *keeper.Keeper, whatever its store is.
 type owner struct {
+	begun   func() bool // there was an Init
 	init    func(ctx context.Context, i keeper.Init) error
 	session func(ctx context.Context) (*attachment, error)
 	current func() *attachment // nil if no store is open
@@ -63,7 +64,8 @@ func owned[S Store](k *keeper.Keeper[S]) owner {
 		return &attachment{Layers: s.Store, init: s.Init, info: s.Info}
 	}
 	return owner{
-		init: k.Init,
+		begun: k.Begun,
+		init:  k.Init,
 		session: func(ctx context.Context) (*attachment, error) {
 			s, err := k.Session(ctx)
 			return narrow(s), err

@@ -125,6 +125,7 @@ func FuzzWire(f *testing.F) {
 		h := New(k, Options{})
 		if attached {
 			a := &attachment{Layers: strict{t}}
+			h.keeper.begun = func() bool { return true }
 			h.keeper.session = func(context.Context) (*attachment, error) { return a, nil }
 			h.keeper.current = func() *attachment { return a }
 		}

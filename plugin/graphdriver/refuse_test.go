@@ -1,11 +1,16 @@
 package graphdriver
 
 import (
+	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
 
+	"strata/backend/store"
 	"strata/plugin/keeper"
 )
 
@@ -42,4 +47,18 @@ func TestUnseen(t *testing.T) {
 	assert.Equal(t, len(r.fake.take()), 0)
 	_, err = r.call("Put", arguments{ID: id("a")})
 	assert.NilError(t, err)
+}
+
+// TestStatusMakesNoStore: with containerd served, too, a store may be opened without Docker's Init, but not by a question of Docker's.
+func TestStatusMakesNoStore(t *testing.T) {
+	o := keeping(t, t.TempDir(), []string{"snapshotter-socket=/run/strata/snapshotter.sock"}, nameless()...)
+	h := New(keeper.Over(o, func(context.Context, store.Config) (strict, error) {
+		t.Error("the store is opened")
+		return strict{t}, nil
+	}), Options{})
+	for _, method := range []string{"Status", "Capabilities", "Cleanup"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/GraphDriver."+method, strings.NewReader("{}")))
+		assert.Equal(t, w.Code, http.StatusOK, method)
+	}
 }

@@ -20,6 +20,9 @@ func (h *Handler) activate(context.Context) (reply, error) {
 
 // optional returns the store, or nil if no Init has been received yet.
 func (h *Handler) optional(ctx context.Context) (*attachment, error) {
+	if !h.keeper.begun() { // containerd may have the store open before Docker does; that is not for Docker to do
+		return nil, nil //nolint:nilnil // nil is the answer
+	}
 	a, err := h.keeper.session(ctx)
 	if errors.Is(err, keeper.ErrNoInit) {
 		return nil, nil //nolint:nilnil // nil is the answer

@@ -41,7 +41,7 @@ func TestR02InitFileIsReplacedWhole(t *testing.T) {
 	_, err = os.Lstat(file + ".tmp")
 	assert.ErrorIs(t, err, os.ErrNotExist)
 
-	assert.NilError(t, os.Mkdir(file+".tmp", 0o700)) // the write fails, for root too
+	assert.NilError(t, os.MkdirAll(file+".tmp/full", 0o700)) // the write fails, for root too
 	assert.ErrorContains(t, saveInit(file, "v1", Init{Home: "/b"}), file)
 	got, err = loadInit(file)
 	assert.NilError(t, err)

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -237,6 +238,16 @@ func (k *Keeper[S]) Session(ctx context.Context) (*Session[S], error) {
 		return nil, err
 	}
 	return k.openStore(context.WithoutCancel(ctx), i)
+}
+
+// Begun reports whether there was an Init for this store, in this process or an earlier one, or the store is
+// open all the same.
+func (k *Keeper[S]) Begun() bool {
+	if k.current.Load() != nil || k.failed.Load() != nil || k.Refused() != nil {
+		return true
+	}
+	_, err := os.Lstat(k.initFile())
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Current returns the open store, nil if none is open.

@@ -105,6 +105,7 @@ func TestReasonWhileItCannotBeOpened(t *testing.T) {
 	told("/host/strata holds no store that a dockerd has used")
 	_, err := k.Store(t.Context())
 	assert.ErrorIs(t, err, ErrNoInit)
+	assert.Assert(t, !k.Begun())
 	assert.Assert(t, errdefs.IsFailedPrecondition(err), "%v", err)
 
 	assert.ErrorIs(t, k.Init(t.Context(), Init{Home: "/h"}), broken)
@@ -115,6 +116,7 @@ func TestReasonWhileItCannotBeOpened(t *testing.T) {
 
 	broken = nil
 	assert.NilError(t, k.Init(t.Context(), Init{Home: "/h"}))
+	assert.Assert(t, k.Begun())
 	st, err := k.Store(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, st, f)

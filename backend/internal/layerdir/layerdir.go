@@ -82,7 +82,7 @@ func (d Dirs) Place(_ context.Context, l backend.Layer) (backend.Place, error) {
 	return backend.Place{Dir: dir, Whiteouts: backend.WhiteoutsNone}, nil
 }
 
-// List returns the names in Home that can be layers.
+// List returns the directories in Home that can be layers.
 func (d Dirs) List(context.Context) ([]string, error) {
 	entries, err := os.ReadDir(d.Env.Home)
 	if err != nil {
@@ -90,7 +90,7 @@ func (d Dirs) List(context.Context) ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if backend.CheckID(e.Name()) == nil {
+		if e.IsDir() && backend.CheckID(e.Name()) == nil {
 			ids = append(ids, e.Name())
 		}
 	}

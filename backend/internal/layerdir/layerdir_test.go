@@ -47,6 +47,7 @@ func TestFind(t *testing.T) {
 
 func TestList(t *testing.T) {
 	d := newDirs(t)
+	assert.NilError(t, os.WriteFile(d.Env.Home+"/notes", nil, 0o600)) // nobody's layer
 	ids, err := d.List(t.Context())
 	assert.NilError(t, err)
 	assert.DeepEqual(t, ids, []string{"a"})

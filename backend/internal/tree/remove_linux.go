@@ -22,7 +22,7 @@ const removers = 2
 // point is an ErrFailedPrecondition that names it, and what is mounted there is not touched. It may be
 // repeated after an error or a crash.
 func RemoveAll(ctx context.Context, dir string) error {
-	parent, err := dirfd.Open(filepath.Dir(dir))
+	parent, err := dirfd.Open(filepath.Dir(dir) + "/.") // which may be a symbolic link
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package treediff
 
 import (
 	"errors"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -20,14 +21,15 @@ type File struct {
 
 // Lstat returns nil if there is no such name.
 func Lstat(d dirfd.Dir, name string) (*File, error) {
-	st, err := d.File(name).Stat()
-	if errors.Is(err, unix.ENOENT) {
+	f := &File{Dir: d, Name: name}
+	err := unix.Fstatat(d.FD, name, &f.Stat, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) { // asked for every name of every layer: without an error that has a path
 		return nil, nil //nolint:nilnil // no file is the answer
 	}
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "stat", Path: f.Path(), Err: err}
 	}
-	return &File{Dir: d, Name: name, Stat: st}, nil
+	return f, nil
 }
 
 // Kind returns the type bits of the mode.

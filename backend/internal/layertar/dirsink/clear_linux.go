@@ -17,7 +17,7 @@ func (a *sink) prune(d *dir) error {
 		return err
 	}
 	a.tree.last.dir = nil
-	if _, err := a.clear(walks.Dir{FD: d.fd, Path: d.path}, false); err != nil {
+	if _, err := a.clear(walks.Dir{FD: d.fd, Path: d.path}, d.path, false); err != nil {
 		return fmt.Errorf("clear %q: %w", d.path, err)
 	}
 	return nil
@@ -35,7 +35,7 @@ func (a *sink) removeTree(d *dir, base string, all bool) (gone bool, err error) 
 	if err := a.contest(root.FD, path); err != nil {
 		return false, err
 	}
-	if gone, err = a.clear(root, all); err != nil {
+	if gone, err = a.clear(root, path, all); err != nil {
 		return false, err
 	}
 	if !gone {
@@ -67,9 +67,9 @@ type cleared struct {
 }
 
 // clear deletes what a directory holds, or, unless all is set, what in it is not ours, and reports whether the directory is
-// to go too. If it stays its times do not change. root.Path is canonical.
-func (a *sink) clear(root walks.Dir, all bool) (empty bool, err error) {
-	c := &clearing{sink: a, walk: walks.NewWalk(root, walks.ByName), root: root.Path, all: all}
+// to go too. If it stays its times do not change. path is canonical; that of root, which is for messages, can be cut.
+func (a *sink) clear(root walks.Dir, path string, all bool) (empty bool, err error) {
+	c := &clearing{sink: a, walk: walks.NewWalk(root, walks.ByName), root: path, all: all}
 	defer c.walk.Close()
 	if err := c.push(); err != nil {
 		return false, err

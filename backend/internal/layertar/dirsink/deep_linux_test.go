@@ -3,16 +3,21 @@ package dirsink
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"strata/backend"
 
+	"strata/backend/internal/dirfd"
+	"strata/backend/internal/layertar/tarlog"
 	"strata/backend/internal/layertar/tartest"
 	"strata/backend/internal/layertar/unpack"
 )
@@ -47,4 +52,45 @@ func TestDeep(t *testing.T) {
 	tooDeep := tartest.Make(t, tartest.File(strings.Repeat("a/", 500000)+"f", ""))
 	_, err := Apply(t.Context(), t.TempDir(), bytes.NewReader(tooDeep), Options{Whiteouts: overlay, Below: below.open}, unpack.Options{})
 	assert.Assert(t, errdefs.IsInvalidArgument(err), "%.500s", errors.Join(err).Error())
+}
+
+// TestFarDirectoryGivesWay: a directory whose path no call takes is replaced, or deleted, as any other: the
+// tar comes back from its log, and what the tar itself has put into the directory stays.
+func TestFarDirectoryGivesWay(t *testing.T) {
+	for _, depth := range []int{3, 20} {
+		far := strings.Repeat(strings.Repeat("n", 240)+"/", depth)
+		t.Run(fmt.Sprint(depth), func(t *testing.T) {
+			dir, path := t.TempDir(), filepath.Join(t.TempDir(), "log")
+			log, err := tarlog.Create(path)
+			assert.NilError(t, err)
+			tar := tartest.Make(t, tartest.File(far+"x/f", "data"), tartest.File(far+"x", "a file now"))
+			_, err = Apply(t.Context(), dir, bytes.NewReader(tar), Options{}, unpack.Options{Log: log})
+			assert.NilError(t, err)
+			assert.NilError(t, log.Close())
+			back, err := tarlog.Open(path)
+			assert.NilError(t, err)
+			src, err := Open(dir)
+			assert.NilError(t, err)
+			var out bytes.Buffer
+			assert.NilError(t, back.Replay(t.Context(), &out, src))
+			assert.NilError(t, errors.Join(src.Close(), back.Close()))
+			assert.Assert(t, bytes.Equal(out.Bytes(), tar))
+
+			dir = t.TempDir()
+			for _, tar := range [][]byte{
+				tartest.Make(t, tartest.File(far+"x/old", "")),
+				tartest.Make(t, tartest.File(far+"x/new", ""), tartest.File(far+".wh.x", "")),
+			} {
+				_, err = Apply(t.Context(), dir, bytes.NewReader(tar), Options{}, unpack.Options{})
+				assert.NilError(t, err)
+			}
+			d, err := dirfd.Open(dir)
+			assert.NilError(t, err)
+			defer d.Close()
+			for name, want := range map[string]error{"new": nil, "old": unix.ENOENT} {
+				_, err := d.Lstat(far + "x/" + name)
+				assert.Assert(t, errors.Is(err, want), "%s: %v", name, err)
+			}
+		})
+	}
 }

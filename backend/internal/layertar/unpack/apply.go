@@ -30,6 +30,9 @@ func Apply(ctx context.Context, s backend.Sink, r io.Reader, o Options) (Result,
 	if err == nil {
 		err = p.run(ctx)
 	}
+	if err != nil {
+		_ = p.area.remove(s) // err says what is wrong; the caller removes what stays
+	}
 	err = errors.Join(err, s.Close())
 	sum := p.in.Close()
 	if err != nil {
