@@ -57,6 +57,7 @@ func TestDeep(t *testing.T) {
 // TestFarDirectoryGivesWay: a directory whose path no call takes is replaced, or deleted, as any other: the
 // tar comes back from its log, and what the tar itself has put into the directory stays.
 func TestFarDirectoryGivesWay(t *testing.T) {
+	tartest.NeedRoot(t)
 	for _, depth := range []int{3, 20} {
 		far := strings.Repeat(strings.Repeat("n", 240)+"/", depth)
 		t.Run(fmt.Sprint(depth), func(t *testing.T) {
