@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -69,5 +71,39 @@ func TestInterruptedRead(t *testing.T) {
 			code, text = post("/later", nil)
 			assert.Equal(t, code, http.StatusOK, text)
 		})
+	}
+}
+
+// endless is a body that never ends.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// TestInterruptedSender: a client that goes on sending hears why it was interrupted.
+func TestInterruptedSender(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	assert.NilError(t, err)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		interrupt, done := stopReading(w)
+		_, err := io.ReadFull(r.Body, make([]byte, 1))
+		assert.Check(t, err)
+		interrupt()
+		done()
+		assert.Check(t, WriteError(w, http.StatusInternalServerError, errors.New("the layer was removed")))
+	}))
+	assert.NilError(t, server.Listener.Close())
+	server.Listener = l
+	server.Start()
+	defer server.Close()
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", l.Addr().String())
+	}}}
+	for range 20 {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://strata/", endless{})
+		assert.NilError(t, err)
+		answer, err := client.Do(req)
+		assert.NilError(t, err)
+		assert.Equal(t, answer.StatusCode, http.StatusInternalServerError)
+		assert.NilError(t, answer.Body.Close())
 	}
 }
