@@ -61,6 +61,10 @@ func (c *containerd) push(ctx context.Context) {
 		return
 	}
 	e, _ := c.ledger.entry(name)
+	below, _ := c.ledger.entry(e.is().parent)
+	if below.is() == nil { // it may just be going
+		return
+	}
 	var pairs [2][]mount.Mount
 	for i, of := range []string{e.is().parent, name} {
 		mounts, ok := c.viewOf(ctx, keys[i], of)
@@ -83,7 +87,6 @@ func (c *containerd) push(ctx context.Context) {
 		return
 	}
 	own, err := engine.ReadManifest(bytes.NewReader(text))
-	below, _ := c.ledger.entry(e.is().parent)
 	if diff := difference(e.is().tree, onTop(below.is().tree, own)); err != nil || diff != "" {
 		c.report.lose(lossWrong, "Compare of %s makes a tar that is not the difference: %v %s", name, err, diff)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"strata/plugin/control"
 	"strata/test/e2e/engine"
@@ -54,8 +55,8 @@ func (r *rival) try(ctx context.Context, name string, do func(ctx context.Contex
 		if errors.As(err, new(*unixhttp.Refusal)) || errors.As(err, &told) && !errdefs.IsInternal(told) {
 			return nil
 		}
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil // a tar is cut off if its layer is removed
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			return nil // a tar is cut off if its layer is removed, whoever sends it
 		}
 		return err
 	})
