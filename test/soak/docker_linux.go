@@ -33,6 +33,7 @@ type docker struct {
 func (s *soaker) newDocker(n int) *docker {
 	c := &docker{soaker: s, rnd: s.newRand(1, n), prefix: fmt.Sprintf("d%d-", n)}
 	s.ledger.slots(c.prefix)
+	s.ledger.slots(prefixAbort + c.prefix)
 	return c
 }
 
@@ -87,7 +88,11 @@ func (c *docker) parent() (name string, tree engine.Manifest) {
 
 // create makes a layer on a parent. It returns "" if there is no name for it, or if that failed.
 func (c *docker) create(ctx context.Context, method, parent string, tree engine.Manifest) string {
-	name := choose(c.rnd, c.ledger.free(c.prefix))
+	return c.createAs(ctx, choose(c.rnd, c.ledger.free(c.prefix)), method, parent, tree)
+}
+
+// createAs is create under a name.
+func (c *docker) createAs(ctx context.Context, name, method, parent string, tree engine.Manifest) string {
 	if name == "" {
 		return ""
 	}
@@ -274,9 +279,13 @@ func (c *docker) discard(ctx context.Context) {
 // errAborted is why a client stops in the middle of a tar.
 var errAborted = errors.New("the client stops here")
 
-// abort stops in the middle of filling a layer, and removes it.
+// prefixAbort begins the names of layers that are never filled.
+const prefixAbort = "abort-"
+
+// abort stops in the middle of filling a layer, and removes it. The program may begin with the call only after that, so only
+// such layers get the name.
 func (c *docker) abort(ctx context.Context) {
-	name := c.create(ctx, "Create", "", engine.Manifest{})
+	name := c.createAs(ctx, choose(c.rnd, c.ledger.free(prefixAbort+c.prefix)), "Create", "", engine.Manifest{})
 	if name == "" {
 		return
 	}
