@@ -5,10 +5,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/openat"
 	"strata/backend/internal/layertar/tarcodec"
-
-	walks "strata/backend/internal/dirfd"
 )
 
 // prune deletes everything in a directory that this tar has not put there.
@@ -17,7 +16,7 @@ func (a *sink) prune(d *dir) error {
 		return err
 	}
 	a.tree.last.dir = nil
-	if _, err := a.clear(walks.Dir{FD: d.fd, Path: d.path}, d.path, false); err != nil {
+	if _, err := a.clear(dirfd.Dir{FD: d.fd, Path: d.path}, d.path, false); err != nil {
 		return fmt.Errorf("clear %q: %w", d.path, err)
 	}
 	return nil
@@ -27,7 +26,7 @@ func (a *sink) prune(d *dir) error {
 // it is gone. It never crosses a mount point.
 func (a *sink) removeTree(d *dir, base string, all bool) (gone bool, err error) {
 	path := tarcodec.JoinName(d.path, base)
-	root, err := walks.Dir{FD: d.fd, Path: d.path}.Open(base)
+	root, err := dirfd.Dir{FD: d.fd, Path: d.path}.Open(base)
 	if err != nil {
 		return false, err
 	}
@@ -54,7 +53,7 @@ func (a *sink) removeEmpty(at int, base, path string) error {
 // clearing is a walk that deletes what a directory holds, or, unless all is set, what in it is not ours.
 type clearing struct {
 	*sink
-	walk  *walks.Walk
+	walk  *dirfd.Walk
 	root  string // the path of the directory where it began
 	all   bool
 	stack []cleared // the directories from there to where the walk is
@@ -68,8 +67,8 @@ type cleared struct {
 
 // clear deletes what a directory holds, or, unless all is set, what in it is not ours, and reports whether the directory is
 // to go too. If it stays its times do not change. path is canonical; that of root, which is for messages, can be cut.
-func (a *sink) clear(root walks.Dir, path string, all bool) (empty bool, err error) {
-	c := &clearing{sink: a, walk: walks.NewWalk(root, walks.ByName), root: path, all: all}
+func (a *sink) clear(root dirfd.Dir, path string, all bool) (empty bool, err error) {
+	c := &clearing{sink: a, walk: dirfd.NewWalk(root, dirfd.ByName), root: path, all: all}
 	defer c.walk.Close()
 	if err := c.push(); err != nil {
 		return false, err
@@ -113,7 +112,7 @@ func (c *clearing) push() error {
 	return nil
 }
 
-func (c *clearing) entry(e walks.Entry) error {
+func (c *clearing) entry(e dirfd.Entry) error {
 	path := tarcodec.JoinName(c.path(), e.Name)
 	top := &c.stack[len(c.stack)-1]
 	if m, ours := c.tree.made[c.tree.key(path)]; ours && !c.all && m.stays() {
@@ -173,7 +172,7 @@ func (c *clearing) leave() error {
 }
 
 // isDirectory tells what kind of file a name is where the listing does not.
-func isDirectory(d walks.Dir, e walks.Entry) (bool, error) {
+func isDirectory(d dirfd.Dir, e dirfd.Entry) (bool, error) {
 	if e.Type != unix.DT_UNKNOWN {
 		return e.Type == unix.DT_DIR, nil
 	}

@@ -7,24 +7,23 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/openat"
 	"strata/backend/internal/layertar/tarcodec"
-
-	walks "strata/backend/internal/dirfd"
 )
 
 // merging is a walk that moves all that a directory holds to another one.
 type merging struct {
 	*settler
-	from  *walks.Walk
+	from  *dirfd.Walk
 	root  string // the path of the directory where it began
-	to    *walks.Trail
+	to    *dirfd.Trail
 	times [][2]unix.Timespec // of the directories of to that have become one with those of from, from the root to where the walk is
 }
 
 // moveAll moves all that a directory holds to another one, and returns the names of directories among that.
-func (s *settler) moveAll(from walks.Dir, to *dir, path string) (dirs []string, err error) {
-	m := &merging{settler: s, from: walks.NewWalk(from, walks.ByName), root: path, to: walks.NewTrail(walks.Dir{FD: to.fd, Path: to.path})}
+func (s *settler) moveAll(from dirfd.Dir, to *dir, path string) (dirs []string, err error) {
+	m := &merging{settler: s, from: dirfd.NewWalk(from, dirfd.ByName), root: path, to: dirfd.NewTrail(dirfd.Dir{FD: to.fd, Path: to.path})}
 	defer m.to.Close()
 	defer m.from.Close()
 	for {

@@ -7,14 +7,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	walks "strata/backend/internal/dirfd"
+	"strata/backend/internal/dirfd"
 )
 
 // moving is a walk that looks for directories that were implied where the layers below turn out to have symlinks, and moves what they hold
 // to where those lead.
 type moving struct {
 	*settler
-	walk  *walks.Walk
+	walk  *dirfd.Walk
 	stack []*ground // the directories from where the walk began to where it is
 }
 
@@ -27,7 +27,7 @@ func (s *settler) move(root *ground) error {
 
 // moveIn goes through directories that have come into another one, which leads there from the root.
 func (s *settler) moveIn(to *dir, names []string) error {
-	m := s.newMoving(walks.Dir{FD: to.fd, Path: to.path}, groundAt(to.path))
+	m := s.newMoving(dirfd.Dir{FD: to.fd, Path: to.path}, groundAt(to.path))
 	defer m.walk.Close()
 	for _, name := range names {
 		err := m.enter(name)
@@ -41,8 +41,8 @@ func (s *settler) moveIn(to *dir, names []string) error {
 	return nil
 }
 
-func (s *settler) newMoving(root walks.Dir, g *ground) *moving {
-	return &moving{settler: s, walk: walks.NewWalk(root, walks.ByName), stack: []*ground{g}}
+func (s *settler) newMoving(root dirfd.Dir, g *ground) *moving {
+	return &moving{settler: s, walk: dirfd.NewWalk(root, dirfd.ByName), stack: []*ground{g}}
 }
 
 // through goes on to the end of a directory so far from where the walk began.
@@ -65,7 +65,7 @@ func (m *moving) through(depth int) error {
 	}
 }
 
-func (m *moving) entry(e walks.Entry) error {
+func (m *moving) entry(e dirfd.Entry) error {
 	is, err := isDirectory(m.walk.Dir(), e)
 	if !is || err != nil {
 		return err
@@ -154,7 +154,7 @@ func (m *moving) moveOut(g *ground, target string) error {
 }
 
 // destination returns the directory, pinned, that a path leads to, or nil if there is none and nothing that needs one.
-func (s *settler) destination(from walks.Dir, g *ground, path string) (*dir, error) {
+func (s *settler) destination(from dirfd.Dir, g *ground, path string) (*dir, error) {
 	content, err := s.hasContent(from)
 	if err != nil {
 		return nil, err
@@ -181,8 +181,8 @@ func (s *settler) destination(from walks.Dir, g *ground, path string) (*dir, err
 }
 
 // hasContent tells that a directory has more in it than marks.
-func (s *settler) hasContent(root walks.Dir) (bool, error) {
-	w := walks.NewWalk(root, walks.AsListed)
+func (s *settler) hasContent(root dirfd.Dir) (bool, error) {
+	w := dirfd.NewWalk(root, dirfd.AsListed)
 	defer w.Close()
 	for {
 		e, ok, err := w.Next()
@@ -204,7 +204,7 @@ func (s *settler) hasContent(root walks.Dir) (bool, error) {
 }
 
 // isContent tells that a name is more than a mark. It goes into a directory that may hold more.
-func (s *settler) isContent(w *walks.Walk, name string) (bool, error) {
+func (s *settler) isContent(w *dirfd.Walk, name string) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(w.Dir().FD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return false, err

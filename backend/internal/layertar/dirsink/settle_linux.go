@@ -12,9 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/openat"
-
-	walks "strata/backend/internal/dirfd"
 )
 
 // Settle gives a directory that Apply has filled while Options.Below was not known the form that it would have got
@@ -170,7 +169,7 @@ func (s *settler) hideInRoot(name string) error {
 // settling is a walk that settles what directories hold. Where that makes names go, the times of the directory stay.
 type settling struct {
 	*settler
-	walk  *walks.Walk
+	walk  *dirfd.Walk
 	stack []settled // the directories from the root to where the walk is
 }
 
@@ -184,7 +183,7 @@ type settled struct {
 
 // visit settles all that the root holds.
 func (s *settler) visit(root *ground) error {
-	v := &settling{settler: s, walk: walks.NewWalk(s.rootDir(), walks.ByName)}
+	v := &settling{settler: s, walk: dirfd.NewWalk(s.rootDir(), dirfd.ByName)}
 	defer v.walk.Close()
 	if err := v.push(settled{ground: root}); err != nil {
 		return err
@@ -208,7 +207,7 @@ func (s *settler) visit(root *ground) error {
 }
 
 // rootDir is the layer's root for a walk.
-func (s *settler) rootDir() walks.Dir { return walks.Dir{FD: s.tree.root.fd, Path: s.tree.root.path} }
+func (s *settler) rootDir() dirfd.Dir { return dirfd.Dir{FD: s.tree.root.fd, Path: s.tree.root.path} }
 
 // push takes the directory where the walk is onto the stack.
 func (v *settling) push(d settled) error {
@@ -225,7 +224,7 @@ func (v *settling) push(d settled) error {
 }
 
 // entry settles a whiteout, or goes into a directory.
-func (v *settling) entry(e walks.Entry) (err error) {
+func (v *settling) entry(e dirfd.Entry) (err error) {
 	top := &v.stack[len(v.stack)-1]
 	is, err := isDirectory(v.walk.Dir(), e)
 	if err != nil {
