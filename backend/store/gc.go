@@ -62,17 +62,21 @@ func (s *Store) unknown(ctx context.Context, o GCOptions) (orphans []Orphan, err
 		if !rec.Link { // a link has nothing of its own
 			orphan.Size = s.frees(ctx, s.describe(l))
 		}
-		if why := s.spared(l, doubtful); why != "" {
-			stays[parent] = true
-			orphan.Reason += ", but " + why
-		} else if o.Yes {
+		why := s.spared(l, doubtful)
+		if why == "" && o.Yes {
 			if orphan.Removed, err = s.removeIf(ctx, l, func() bool { return l.rec.Name == rec.Name }); err != nil {
 				return orphans, err
 			}
-			if !orphan.Removed { // it is in use by now
-				stays[parent] = true
-				continue
+			if !orphan.Removed {
+				if why = s.spared(l, doubtful); why == "" { // it is mounted or has a child by now
+					stays[parent] = true
+					continue
+				}
 			}
+		}
+		if why != "" {
+			stays[parent] = true
+			orphan.Reason += ", but " + why
 		}
 		orphans = append(orphans, orphan)
 	}
@@ -100,6 +104,8 @@ func (s *Store) spared(l *layer, doubtful string) string {
 		return fmt.Sprintf("the damaged record %s may name it as its parent: see strata check", doubtful)
 	case s.byID[l.rec.Parent] != nil && l.parent == nil:
 		return "it stands on itself: see strata check"
+	case len(l.pins) > 0:
+		return "a call reads or fills it now"
 	}
 	return ""
 }

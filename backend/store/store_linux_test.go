@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
 
 	"strata/backend"
 	"strata/backend/backendtest"
@@ -236,6 +237,36 @@ func TestGC(t *testing.T) {
 	unknown, err := s.GC(ctx, store.GCOptions{})
 	assert.NilError(t, err)
 	assert.Equal(t, len(unknown), 0, "without a list of names no layer is an orphan: %v", unknown)
+}
+
+// A layer that a call fills or reads stays, and GC says so.
+func TestGCBesideApply(t *testing.T) {
+	needRoot(t)
+	s := open(t, config(t))
+	ctx := t.Context()
+	assert.NilError(t, s.Create(ctx, "a", "", store.CreateOptions{}))
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Apply(ctx, "a", r)
+		done <- err
+	}()
+	_, err := w.Write(oneFile(t, "file", "content")[:600])
+	assert.NilError(t, err)
+	for _, yes := range []bool{false, true} {
+		listed, err := s.GC(ctx, store.GCOptions{Known: map[string]bool{}, Yes: yes})
+		assert.NilError(t, err)
+		assert.Equal(t, len(listed), 1)
+		assert.Equal(t, listed[0].Name, "a")
+		assert.Equal(t, listed[0].Removed, false)
+		assert.Assert(t, is.Contains(listed[0].Reason, "a call reads or fills it now"))
+	}
+	assert.NilError(t, w.CloseWithError(errors.New("the sender goes away")))
+	assert.ErrorContains(t, <-done, "the sender goes away")
+	gone, err := s.GC(ctx, store.GCOptions{Known: map[string]bool{}, Yes: true})
+	assert.NilError(t, err)
+	assert.Equal(t, len(gone), 1)
+	assert.Equal(t, gone[0].Removed, true)
 }
 
 // Remove ends a stream that fills the layer.
