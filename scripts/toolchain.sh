@@ -12,6 +12,7 @@ TOOLCHAIN_TOOLS='
 golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0
 gofumpt       mvdan.cc/gofumpt                                       v0.12.0
 gotestsum     gotest.tools/gotestsum                                 v1.13.0
+benchstat     golang.org/x/perf/cmd/benchstat                        v0.0.0-20260908200009-22c9c6c9d4da
 goimports     golang.org/x/tools/cmd/goimports                       v0.52.0
 '
 

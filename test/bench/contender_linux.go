@@ -16,10 +16,11 @@ import (
 
 // contender is a storage driver with a dockerd of its own.
 type contender struct {
-	name string
-	m    *engine.Machine
-	api  *api
-	stop func() error
+	name   string
+	strata string // the binary of the plugin
+	m      *engine.Machine
+	api    *api
+	stop   func() error
 }
 
 // kind says how to make a contender.
@@ -27,6 +28,37 @@ type kind struct {
 	name     string
 	driver   string
 	settings []string // of the Strata plugin, or arguments of the null driver
+	plugin   string   // directory of the Strata plugin
+}
+
+// beforeSuffix ends the names of contenders that are the older of two Stratas.
+const beforeSuffix = ", before"
+
+// versions are the plugin directories that are measured, by what they add to a contender's name.
+func (o options) versions() []struct{ suffix, plugin string } {
+	list := []struct{ suffix, plugin string }{{"", o.plugin}}
+	if o.before != "" {
+		list = append(list, struct{ suffix, plugin string }{beforeSuffix, o.before})
+	}
+	return list
+}
+
+// binary is the program in a plugin directory, as others have to name it.
+func binary(plugin string) (string, error) {
+	return filepath.Abs(filepath.Join(plugin, "rootfs/strata"))
+}
+
+// turns are the numbers of contenders in the order of a round: every other round backwards, so that nobody always
+// runs after the same one.
+func turns(round, n int) []int {
+	order := make([]int, n)
+	for i := range order {
+		order[i] = i
+		if round%2 == 1 {
+			order[i] = n - 1 - i
+		}
+	}
+	return order
 }
 
 // stores says whether what is loaded is really there.
@@ -36,15 +68,21 @@ func (c *contender) stores() bool { return !strings.HasPrefix(c.name, "null") }
 func kinds(o options) []kind {
 	settings := o.settings()
 	all := []kind{
-		{"layer", "strata", settings},
-		{"none", "strata", append(slices.Clone(settings), "STRATA_SYNC=none")},
-		{"inexact", "strata", append(slices.Clone(settings), "STRATA_SYNC=none", "STRATA_EXACT_DIFFS=false")},
-		{"null", "null", []string{"-exact=true"}},
-		{"null-inexact", "null", []string{"-exact=false"}},
+		{"layer", "strata", settings, ""},
+		{"none", "strata", append(slices.Clone(settings), "STRATA_SYNC=none"), ""},
+		{"inexact", "strata", append(slices.Clone(settings), "STRATA_SYNC=none", "STRATA_EXACT_DIFFS=false"), ""},
+		{"null", "null", []string{"-exact=true"}, ""},
+		{"null-inexact", "null", []string{"-exact=false"}, ""},
 	}
-	chosen := []kind{{o.builtin, o.builtin, nil}}
+	chosen := []kind{{o.builtin, o.builtin, nil, ""}}
 	for _, k := range all {
-		if o.only == "" || has(o.only, k.name) {
+		switch {
+		case o.only != "" && !has(o.only, k.name):
+		case k.driver == "strata":
+			for _, v := range o.versions() {
+				chosen = append(chosen, kind{k.name + v.suffix, k.driver, k.settings, v.plugin})
+			}
+		default:
 			chosen = append(chosen, k)
 		}
 	}
@@ -59,6 +97,9 @@ func newContender(ctx context.Context, k kind, o options) (_ *contender, err err
 		return nil, err
 	}
 	c := &contender{name: k.name, m: m}
+	if c.strata, err = binary(k.plugin); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
 	var d *engine.Daemon
 	c.stop = func() error {
 		if d != nil {
@@ -73,7 +114,7 @@ func newContender(ctx context.Context, k kind, o options) (_ *contender, err err
 	}()
 	switch k.driver {
 	case "strata":
-		err = installPlugin(ctx, m, k.settings, o.plugin)
+		err = installPlugin(ctx, m, k.settings, k.plugin)
 	case "null":
 		err = startNull(ctx, m, k.settings)
 	}
@@ -126,11 +167,11 @@ func startNull(ctx context.Context, m *engine.Machine, args []string) error {
 }
 
 // settle waits until the contender has nothing left to do in the background.
-func (c *contender) settle(ctx context.Context, strata string) error {
+func (c *contender) settle(ctx context.Context) error {
 	if procs, err := c.m.Find("strata"); err != nil || len(procs) == 0 {
 		return err
 	}
-	return awaitDeletions(func() *exec.Cmd { return c.m.Command(ctx, strata, "info", "--json") })
+	return awaitDeletions(func() *exec.Cmd { return c.m.Command(ctx, c.strata, "info", "--json") })
 }
 
 // awaitDeletions asks Strata until it has deleted all that was removed.

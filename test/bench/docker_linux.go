@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -36,17 +35,13 @@ func repeat(measure func() error) error {
 
 // dockerBench measures what users see.
 type dockerBench struct {
-	w      *workloads
-	t      *table
-	strata string // the binary
+	w *workloads
+	t *table
 }
 
 // benchDocker lets all contenders take turns, image by image.
 func benchDocker(ctx context.Context, o options, w *workloads, t *table) (err error) {
-	b := &dockerBench{w: w, t: t, strata: filepath.Join(o.plugin, "rootfs/strata")}
-	if b.strata, err = filepath.Abs(b.strata); err != nil {
-		return err
-	}
+	b := &dockerBench{w: w, t: t}
 	var all []*contender
 	defer func() {
 		for _, c := range all {
@@ -78,12 +73,13 @@ func benchDocker(ctx context.Context, o options, w *workloads, t *table) (err er
 			if !has(o.parts, part.name) {
 				continue
 			}
-			for _, c := range all {
+			for _, i := range turns(round, len(all)) {
+				c := all[i]
 				progress("round %d of %d: %s: %s", round+1, o.rounds, part.name, c.name)
 				if err := part.run(ctx, c); err != nil {
 					return fmt.Errorf("%s: %s: %w", c.name, part.name, err)
 				}
-				if err := c.settle(ctx, b.strata); err != nil {
+				if err := c.settle(ctx); err != nil {
 					return err
 				}
 			}

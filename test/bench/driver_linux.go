@@ -47,20 +47,24 @@ func driverKinds() []struct {
 }
 
 func benchDriver(ctx context.Context, o options, w *workloads, t *table) error {
-	strata, err := filepath.Abs(filepath.Join(o.plugin, "rootfs/strata"))
-	if err != nil {
-		return err
-	}
 	for round := range o.rounds {
 		progress("round %d of %d: docker's own code", round+1, o.rounds)
 		if err := benchArchive(ctx, o.fs, w, t); err != nil {
 			return err
 		}
 		for _, k := range driverKinds() {
-			progress("round %d of %d: %s", round+1, o.rounds, k.name)
-			b := &driverBench{w: w, t: t, strata: strata, name: k.name, options: flags(k.options, o.options)}
-			if err := benchPlugin(ctx, o.fs, b); err != nil {
-				return fmt.Errorf("%s: %w", k.name, err)
+			versions := o.versions()
+			for _, i := range turns(round, len(versions)) {
+				v := versions[i]
+				strata, err := binary(v.plugin)
+				if err != nil {
+					return err
+				}
+				b := &driverBench{w: w, t: t, strata: strata, name: k.name + v.suffix, options: flags(k.options, o.options)}
+				progress("round %d of %d: %s", round+1, o.rounds, b.name)
+				if err := benchPlugin(ctx, o.fs, b); err != nil {
+					return fmt.Errorf("%s: %w", b.name, err)
+				}
 			}
 		}
 	}

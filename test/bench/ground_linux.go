@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -57,6 +58,8 @@ func (o options) where() string {
 type options struct {
 	ground
 	plugin string // plugin directory of Strata
+	before string // that of an older Strata, "" to compare with none
+	sample string // directory for the samples of both
 	suite  string // package strata/test/benchsuite, compiled with containerd's benchmark
 	dir    string // of the workloads, "" for one that is deleted
 	quick  bool
@@ -68,6 +71,8 @@ func parse(args []string) (options, error) {
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs := set.String("fs", "ext4", "`file system` that everybody stores on: ext4, btrfs or zfs")
 	set.StringVar(&o.plugin, "plugin", "build/plugin", "plugin `directory` of Strata")
+	set.StringVar(&o.before, "before", "", "plugin `directory` of another Strata, which takes turns with -plugin")
+	set.StringVar(&o.sample, "samples", "", "`directory` for the files before and after, of what both have taken, for benchstat")
 	set.StringVar(&o.suite, "suite", "build/benchsuite.test", "`program` that runs containerd's benchmark at the level suite")
 	set.StringVar(&o.dir, "workloads", "", "`directory` of the images, which are made if it has none")
 	set.BoolVar(&o.make, "make", false, "make them and end")
@@ -93,6 +98,9 @@ func parse(args []string) (options, error) {
 	}
 	if o.quick {
 		o.rounds = min(o.rounds, 2)
+	}
+	if o.before != "" && (has(o.level, "scale") || has(o.level, "suite")) {
+		return o, errors.New("-before: the levels scale and suite have no turns that two could take")
 	}
 	return o, nil
 }

@@ -77,6 +77,11 @@ func bench(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
+	if o.sample != "" {
+		if err := t.writeSamples(o.sample); err != nil {
+			return err
+		}
+	}
 	return t.write(os.Stdout, o)
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,7 +15,7 @@ import (
 // benchScale measures the plugin over its socket on one store that gets more and more layers.
 func benchScale(ctx context.Context, o options, w *workloads, t *table) (err error) {
 	b := &scaleBench{driverBench: driverBench{w: w, t: t, options: flags(o.options)}}
-	if b.strata, err = filepath.Abs(filepath.Join(o.plugin, "rootfs/strata")); err != nil {
+	if b.strata, err = binary(o.plugin); err != nil {
 		return err
 	}
 	m, err := engine.Boot(ctx, engine.Config{FS: o.fs})

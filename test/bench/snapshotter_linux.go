@@ -69,25 +69,21 @@ func benchSnapshotter(ctx context.Context, o options, w *workloads, t *table) (e
 			err = errors.Join(err, r.stop())
 		}
 	}()
-	for _, k := range []struct{ name, snapshotter, sync string }{
-		{"overlayfs", "overlayfs", ""}, {"layer", "strata", "layer"}, {"none", "strata", "none"}, {nullName, "strata", nullName},
-	} {
-		if k.sync != "" && o.only != "" && !has(o.only, k.name) {
-			continue
-		}
+	for _, k := range snapshotterKinds(o) {
 		progress("starting %s", k.name)
 		r := &runtime{name: k.name, snapshotter: k.snapshotter}
 		all = append(all, r)
-		if err := r.start(ctx, o, usr, k.sync); err != nil {
+		if err := r.start(ctx, o.fs, usr, k.sync, k.plugin); err != nil {
 			return fmt.Errorf("start %s: %w", k.name, err)
 		}
 		if err := r.load(ctx, o, w); err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
 	}
-	for i := range o.rounds {
-		progress("round %d", i+1)
-		for _, r := range all {
+	for round := range o.rounds {
+		progress("round %d", round+1)
+		for _, i := range turns(round, len(all)) {
+			r := all[i]
 			if err := r.measure(ctx, o, w, t); err != nil {
 				return fmt.Errorf("%s: %w", r.name, err)
 			}
@@ -96,8 +92,28 @@ func benchSnapshotter(ctx context.Context, o options, w *workloads, t *table) (e
 	return nil
 }
 
-func (r *runtime) start(ctx context.Context, o options, usr, sync string) (err error) {
-	if r.m, err = engine.Boot(ctx, engine.Config{Usr: usr, FS: o.fs, Bare: true}); err != nil {
+// snapshotterKind says how to make a runtime.
+type snapshotterKind struct{ name, snapshotter, sync, plugin string }
+
+// snapshotterKinds lists them, containerd's own first.
+func snapshotterKinds(o options) []snapshotterKind {
+	chosen := []snapshotterKind{{name: "overlayfs", snapshotter: "overlayfs"}}
+	for _, sync := range []string{"layer", "none", nullName} {
+		switch {
+		case o.only != "" && !has(o.only, sync):
+		case sync == nullName:
+			chosen = append(chosen, snapshotterKind{sync, "strata", sync, ""})
+		default:
+			for _, v := range o.versions() {
+				chosen = append(chosen, snapshotterKind{sync + v.suffix, "strata", sync, v.plugin})
+			}
+		}
+	}
+	return chosen
+}
+
+func (r *runtime) start(ctx context.Context, fs, usr, sync, plugin string) (err error) {
+	if r.m, err = engine.Boot(ctx, engine.Config{Usr: usr, FS: fs, Bare: true}); err != nil {
 		return err
 	}
 	config := "version = 3\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"
@@ -119,7 +135,7 @@ func (r *runtime) start(ctx context.Context, o options, usr, sync string) (err e
 [plugins."io.containerd.service.v1.diff-service"]
   default = ["strata-diff", "walking"]
 `
-		if err := r.serveSnapshots(o, sync, serve); err != nil {
+		if err := r.serveSnapshots(sync, plugin, serve); err != nil {
 			return err
 		}
 	}
@@ -146,7 +162,7 @@ func (r *runtime) start(ctx context.Context, o options, usr, sync string) (err e
 const nullName = "null"
 
 // serveSnapshots starts Strata, or what takes its place.
-func (r *runtime) serveSnapshots(o options, sync string, serve func(name, socket string, argv ...string) error) (err error) {
+func (r *runtime) serveSnapshots(sync, plugin string, serve func(name, socket string, argv ...string) error) (err error) {
 	if sync == nullName {
 		self, err := os.Executable()
 		if err != nil {
@@ -158,7 +174,7 @@ func (r *runtime) serveSnapshots(o options, sync string, serve func(name, socket
 		return serve("bench", snapshotterSocket, self, "null-snapshotter", "-socket", snapshotterSocket,
 			"-blobs", "/var/lib/containerd/io.containerd.content.v1.content/blobs")
 	}
-	if r.program, err = filepath.Abs(filepath.Join(o.plugin, "rootfs/strata")); err != nil {
+	if r.program, err = binary(plugin); err != nil {
 		return err
 	}
 	return serve("strata", snapshotterSocket, r.program, "serve", "--snapshotter-socket", snapshotterSocket,

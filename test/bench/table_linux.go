@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -74,6 +76,31 @@ func (t *table) write(w io.Writer, o options) error {
 	}
 	_, err = io.WriteString(w, b.String())
 	return err
+}
+
+// writeSamples writes what both Stratas have taken into the files before and after of a directory, in the format of
+// Go's benchmarks, a line for each sample.
+func (t *table) writeSamples(dir string) error {
+	var before, after strings.Builder
+	for _, r := range t.rows {
+		for _, c := range t.contenders {
+			was := r.samples[c+beforeSuffix]
+			if len(was) == 0 {
+				continue
+			}
+			word := strings.NewReplacer(" ", "_", ",", "", "/", "-").Replace
+			name := "Benchmark" + strings.ToUpper(r.name[:1]) + word(r.name[1:]) + "/" + word(c)
+			for _, d := range was {
+				fmt.Fprintf(&before, "%s 1 %d ns/op\n", name, d.Nanoseconds())
+			}
+			for _, d := range r.samples[c] {
+				fmt.Fprintf(&after, "%s 1 %d ns/op\n", name, d.Nanoseconds())
+			}
+		}
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "before"), []byte(before.String()), 0o600),
+		os.WriteFile(filepath.Join(dir, "after"), []byte(after.String()), 0o600))
 }
 
 // cell formats one figure.
