@@ -86,7 +86,7 @@ func (o *overlay) copyRoot(from, to string) error {
 	if err != nil {
 		return err
 	}
-	return tree.CopyAttributes(source.Self(), made.Self(), &st, o.marks().isNone)
+	return tree.CopyAttributes(source.Self(), made.Self(), &st, o.marks.IsNone)
 }
 
 // Remove deletes the layer's directories, and drops its size limit.

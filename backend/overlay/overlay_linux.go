@@ -15,6 +15,7 @@ import (
 	"strata/backend/internal/layerdir"
 	"strata/backend/internal/probe"
 	"strata/backend/internal/quota"
+	"strata/backend/overlay/upper"
 )
 
 // What this backend can do besides the three methods.
@@ -49,12 +50,12 @@ const maxLowers = 500
 // overlay does not change after New, so that its methods may be called concurrently.
 type overlay struct {
 	layerdir.Dirs
-	config    Config
-	probe     *probe.Prober
-	options   []string        // of every overlay mount
-	userXattr bool            // marks are user.overlay.*
-	projects  *quota.Projects // nil without project quota
-	noQuota   error           // why projects is nil
+	config   Config
+	probe    *probe.Prober
+	options  []string        // of every overlay mount
+	marks    upper.Marks     // that they write
+	projects *quota.Projects // nil without project quota
+	noQuota  error           // why projects is nil
 }
 
 // New makes the backend. It tries out what the kernel and the file system of env.Home can do and
@@ -63,7 +64,7 @@ func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, erro
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	o := &overlay{Dirs: layerdir.Dirs{Env: env, Part: diffDir}, config: *c, probe: probe.New(env.Home)}
+	o := &overlay{Dirs: layerdir.Dirs{Env: env, Part: diffDir}, config: *c, probe: probe.New(env.Home), marks: upper.Trusted()}
 	if err := o.probe.Sweep(ctx); err != nil {
 		return nil, err
 	}
@@ -87,7 +88,7 @@ func (o *overlay) require(ctx context.Context) error {
 	case err == nil:
 		wanted = append(wanted, probe.Overlay)
 	case errdefs.IsNotImplemented(err) && o.probe.Test(ctx, probe.UserXattr) == nil:
-		o.userXattr = true
+		o.marks = upper.User()
 		wanted = append(wanted, probe.OverlayUserXattr)
 	default:
 		return refusal(err)
@@ -125,7 +126,7 @@ func (o *overlay) chooseOptions(ctx context.Context) error {
 			o.options = append(o.options, word)
 		}
 	}
-	if o.userXattr {
+	if o.userXattr() {
 		o.options = append(o.options, "userxattr")
 	}
 	if len(o.Env.Stores) > 0 {
@@ -159,10 +160,10 @@ func (o *overlay) Close() error {
 	return o.projects.Close()
 }
 
-func (o *overlay) own(id, name string) string { return filepath.Join(o.Env.Home, id, name) }
+// userXattr tells that mounts write their marks where no privileges are needed.
+func (o *overlay) userXattr() bool { return o.marks == upper.User() }
 
-// whiteouts is how this overlay's mounts mark deletions.
-func (o *overlay) whiteouts() backend.Whiteouts { return o.marks().kind }
+func (o *overlay) own(id, name string) string { return filepath.Join(o.Env.Home, id, name) }
 
 // Place is the upper directory. A base layer needs no whiteouts: there is nothing below to hide, and
 // its bind mount would show them.
@@ -171,7 +172,7 @@ func (o *overlay) Place(_ context.Context, l backend.Layer) (backend.Place, erro
 	if err != nil {
 		return backend.Place{}, err
 	}
-	p := backend.Place{Dir: filepath.Join(dir, diffDir), Whiteouts: o.whiteouts(), Marks: o.whiteouts()}
+	p := backend.Place{Dir: filepath.Join(dir, diffDir), Whiteouts: o.marks.Kind, Marks: o.marks.Kind}
 	if len(l.Parents) == 0 && !l.Detached {
 		p.Whiteouts = backend.WhiteoutsNone
 	}
@@ -220,7 +221,7 @@ func (o *overlay) Report(ctx context.Context) ([]backend.Field, error) {
 	return []backend.Field{
 		{Name: "Backing Filesystem", Value: fileSystemName(int64(st.Type))},
 		{Name: "Supports d_type", Value: answer(probe.DType)},
-		{Name: "userxattr", Value: fmt.Sprint(o.userXattr)},
+		{Name: "userxattr", Value: fmt.Sprint(o.userXattr())},
 		{Name: "Lower directories one by one", Value: answer(probe.AddLower)},
 		{Name: "Idmapped mounts", Value: answer(probe.IDMap)},
 		{Name: "Size limits", Value: fmt.Sprint(o.projects != nil)},

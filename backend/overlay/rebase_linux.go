@@ -21,7 +21,7 @@ func (o *overlay) Rebase(ctx context.Context, l backend.Layer) error {
 		return fmt.Errorf("%d layers below, overlay takes %d: %w", len(l.Parents), maxLowers-1, errdefs.ErrInvalidArgument)
 	}
 	diff := filepath.Join(o.Env.Home, l.ID, diffDir)
-	err := dirsink.Settle(ctx, diff, dirsink.Options{Whiteouts: o.whiteouts(), Marks: o.whiteouts(), IDMap: l.IDMap, Below: o.below(l)})
+	err := dirsink.Settle(ctx, diff, dirsink.Options{Whiteouts: o.marks.Kind, Marks: o.marks.Kind, IDMap: l.IDMap, Below: o.below(l)})
 	if err != nil || len(l.Parents) == 0 {
 		return err
 	}

@@ -1,4 +1,4 @@
-package overlay
+package upper
 
 import (
 	"fmt"
@@ -28,25 +28,24 @@ func (f *file) isDevice0() bool { return f.Kind() == unix.S_IFCHR && f.Stat.Rdev
 // xattr returns nil, false for an attribute that the file does not have.
 func (f *file) xattr(name string) ([]byte, bool, error) { return f.Dir.File(f.Name).Xattr(name) }
 
-// marks reads overlayfs's own attributes.
-type marks struct {
+// Marks are overlayfs's own attributes, as the mounts write them.
+type Marks struct {
+	// Kind is [backend.WhiteoutsOverlay] or [backend.WhiteoutsOverlayUser].
+	Kind   backend.Whiteouts
 	prefix string
-	kind   backend.Whiteouts
 }
 
-// marks returns how this overlay's mounts mark files.
-func (o *overlay) marks() marks {
-	if o.userXattr {
-		return marks{"user.overlay.", backend.WhiteoutsOverlayUser}
-	}
-	return marks{"trusted.overlay.", backend.WhiteoutsOverlay}
-}
+// Trusted are the marks of a mount without the option userxattr.
+func Trusted() Marks { return Marks{backend.WhiteoutsOverlay, "trusted.overlay."} }
 
-// isNone reports whether an attribute is no mark.
-func (m marks) isNone(name string) bool { return dirfd.RoleOf(name, m.kind) != dirfd.Mark }
+// User are those of a mount with it.
+func User() Marks { return Marks{backend.WhiteoutsOverlayUser, "user.overlay."} }
+
+// IsNone reports whether an attribute is no mark.
+func (m Marks) IsNone(name string) bool { return dirfd.RoleOf(name, m.Kind) != dirfd.Mark }
 
 // isWhiteout reports whether a file stands for a deletion.
-func (m marks) isWhiteout(f *file) (bool, error) {
+func (m Marks) isWhiteout(f *file) (bool, error) {
 	if f.isDevice0() {
 		return true, nil
 	}
@@ -58,7 +57,7 @@ func (m marks) isWhiteout(f *file) (bool, error) {
 }
 
 // ofDirectory reads a directory's marks. ErrNotImplemented for one whose content lies elsewhere.
-func (m marks) ofDirectory(f *file) (opaqueness, error) {
+func (m Marks) ofDirectory(f *file) (opaqueness, error) {
 	target, marked, err := f.xattr(m.prefix + markRedirect)
 	if err != nil {
 		return merged, err
@@ -72,7 +71,7 @@ func (m marks) ofDirectory(f *file) (opaqueness, error) {
 }
 
 // refuseMetacopy returns ErrNotImplemented for a regular file whose content lies in another layer.
-func (m marks) refuseMetacopy(f *file) error {
+func (m Marks) refuseMetacopy(f *file) error {
 	_, marked, err := f.xattr(m.prefix + markMetacopy)
 	if !marked || err != nil {
 		return err

@@ -1,4 +1,4 @@
-package overlay
+package upper
 
 import (
 	"errors"
@@ -61,22 +61,18 @@ func (m *farDir) shorten(base string) {
 	}
 }
 
-// below returns how to open the view of a layer's parents.
-func (o *overlay) below(l backend.Layer) func() (backend.Below, error) {
-	return func() (_ backend.Below, err error) {
-		b := &below{walker: &walker{marks: o.marks()}, ids: l.IDMap, stacks: map[string][]lower{}}
-		if b.mapped, err = o.mapsIDs(l); err != nil {
-			return nil, err
+// Below opens the view of what layers show together, the nearest first, for a layer above that stores owners by an ID
+// map. mapped says that a mount of that one shows the others' owners by its map, too.
+func Below(m Marks, layers []Layer, ids *backend.IDMap, mapped bool) (backend.Below, error) {
+	b := &below{walker: &walker{marks: m}, ids: ids, mapped: mapped, stacks: map[string][]lower{}}
+	for _, l := range layers {
+		d, err := dirfd.Open(l.Dir)
+		if err != nil {
+			return nil, errors.Join(err, b.Close())
 		}
-		for _, p := range l.Parents {
-			d, err := o.openDiff(p.ID)
-			if err != nil {
-				return nil, errors.Join(err, b.Close())
-			}
-			b.root = append(b.root, lower{Dir: d, ids: p.IDMap, whiteouts: true})
-		}
-		return b, nil
+		b.root = append(b.root, lower{Dir: d, ids: l.IDs, whiteouts: true})
 	}
+	return b, nil
 }
 
 func closeAll(lowers []lower) {
@@ -301,7 +297,7 @@ func (b *below) describe(n *backend.Node, f *found) (err error) {
 	if n.UID, n.GID, err = idmap.Owner(f.ids, ids, n.UID, n.GID); err != nil {
 		return err
 	}
-	list, err := f.top.Dir.File(f.top.Name).Xattrs(b.walker.marks.isNone)
+	list, err := f.top.Dir.File(f.top.Name).Xattrs(b.walker.marks.IsNone)
 	if err != nil {
 		return err
 	}

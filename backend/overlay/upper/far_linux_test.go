@@ -1,4 +1,4 @@
-package overlay
+package upper
 
 import (
 	"os"
@@ -9,14 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
-	"strata/backend"
 	"strata/backend/internal/dirfd"
 )
 
 // layers makes the view of parents whose upper directories the steps fill.
 func layers(t *testing.T, fill ...func(dir string)) *below {
 	t.Helper()
-	b := &below{walker: &walker{marks: marks{"trusted.overlay.", backend.WhiteoutsOverlay}}, mapped: true, stacks: map[string][]lower{}}
+	b := &below{walker: &walker{marks: Trusted()}, mapped: true, stacks: map[string][]lower{}}
 	for _, f := range fill {
 		dir := t.TempDir()
 		f(dir)

@@ -1,11 +1,10 @@
-package overlay
+package upper
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"iter"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -14,11 +13,24 @@ import (
 	"strata/backend/internal/treediff"
 )
 
-// Changes walks the upper directory, a second time where hard links ask for it (treediff.Linker), and looks up each of its names
-// below: the cost depends on what was changed, not on the size of the image. Files that look the same are read. The layer may be in use; what vanishes meanwhile is left out.
-func (o *overlay) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backend.Change, error] {
+// Layer is an upper directory.
+type Layer struct {
+	Dir string
+	IDs *backend.IDMap // how it stores owners
+}
+
+// Changes lists what a layer changes in what the ones below it show together, the nearest of them first, each after the
+// directory that it is in. It walks the upper directory, a second time where hard links ask for it (treediff.Linker), and
+// looks up each of its names below: the cost depends on what was changed, not on the size of the image. Files that look
+// the same are read. The layer may be in use; what vanishes meanwhile is left out. ErrNotImplemented for a directory or
+// file whose content lies elsewhere.
+func Changes(ctx context.Context, m Marks, top Layer, below []Layer) iter.Seq2[backend.Change, error] {
 	return func(yield func(backend.Change, error) bool) {
-		err := o.walk(ctx, l, yield)
+		w := &walker{ctx: ctx, marks: m, ids: top.IDs}
+		w.links.Partial = true // what the upper directory has not it has in common with the lower ones
+		err := w.links.Walk(yield, func(yield func(backend.Change, error) bool) error {
+			return w.roots(top, below, yield)
+		})
 		if err != nil && !errors.Is(err, treediff.ErrStopped) {
 			yield(backend.Change{}, err)
 		}
@@ -28,7 +40,7 @@ func (o *overlay) Changes(ctx context.Context, l backend.Layer) iter.Seq2[backen
 // walker is one walk over an upper directory, and over those of the layers below beside it.
 type walker struct {
 	ctx   context.Context //nolint:containedctx // a walk lives as long as the call that got ctx
-	marks marks
+	marks Marks
 	ids   *backend.IDMap
 	links treediff.Linker
 
@@ -63,18 +75,9 @@ type directory struct {
 // lowerDirs is how many directories the walks over the layers below keep open together, besides their roots.
 const lowerDirs = 128
 
-// walk yields the changes of a layer. An error ends it and is not yielded.
-func (o *overlay) walk(ctx context.Context, l backend.Layer, yield func(backend.Change, error) bool) error {
-	w := &walker{ctx: ctx, marks: o.marks(), ids: l.IDMap}
-	w.links.Partial = true // what the upper directory has not it has in common with the lower ones
-	return w.links.Walk(yield, func(yield func(backend.Change, error) bool) error {
-		return o.roots(w, l, yield)
-	})
-}
-
-// roots walks once.
-func (o *overlay) roots(w *walker, l backend.Layer, yield func(backend.Change, error) bool) error {
-	upper, err := o.openDiff(l.ID)
+// roots walks once. An error ends it and is not yielded.
+func (w *walker) roots(top Layer, below []Layer, yield func(backend.Change, error) bool) error {
+	upper, err := dirfd.Open(top.Dir)
 	if err != nil {
 		return err
 	}
@@ -83,29 +86,20 @@ func (o *overlay) roots(w *walker, l backend.Layer, yield func(backend.Change, e
 	defer w.upper.Close()
 	w.out = treediff.NewOutput(w.upper, yield)
 	root := directory{}
-	for i, p := range l.Parents {
-		d, err := o.openDiff(p.ID)
+	for i, l := range below {
+		d, err := dirfd.Open(l.Dir)
 		if err != nil {
 			return err
 		}
 		defer d.Close()
 		walk := dirfd.NewWalk(d, dirfd.ByName)
-		walk.Hold(lowerDirs / len(l.Parents))
+		walk.Hold(lowerDirs / len(below))
 		defer walk.Close()
-		w.lowers = append(w.lowers, lowerWalk{walk, p.IDMap})
+		w.lowers = append(w.lowers, lowerWalk{walk, l.IDs})
 		root.parts = append(root.parts, part{i, true})
 	}
 	w.stack = append(w.stack, root)
 	return w.walk()
-}
-
-// openDiff opens what a layer itself holds.
-func (o *overlay) openDiff(id string) (dirfd.Dir, error) {
-	dir, err := o.Find(id)
-	if err != nil {
-		return dirfd.Dir{}, err
-	}
-	return dirfd.Open(filepath.Join(dir, diffDir))
 }
 
 // walk lists what changed.
@@ -250,9 +244,9 @@ func (w *walker) compare(upper *file, below *found) (backend.ChangeKind, bool, e
 	kind := backend.Added
 	var top *treediff.File
 	var ids *backend.IDMap
-	upper.Marks = w.marks.kind
+	upper.Marks = w.marks.Kind
 	if below != nil {
-		below.top.Marks = w.marks.kind
+		below.top.Marks = w.marks.Kind
 		kind, top, ids = backend.Modified, &below.top.File, below.ids
 	}
 	differs, err := w.links.Differ(&upper.File, w.ids, top, ids)

@@ -1,4 +1,4 @@
-package overlay
+package upper
 
 // Names of overlayfs's attributes, after "trusted.overlay." or "user.overlay.": enum ovl_xattr in
 // fs/overlayfs/overlayfs.h.
