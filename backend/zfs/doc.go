@@ -25,7 +25,7 @@
 // comparison of a layer with its parent, and mounting is mount(2). github.com/mistifyio/go-zfs describes the pool and the
 // parent dataset, which is what New checks and Report tells; it takes no context and runs zfs(8) without a time limit, so
 // it is for nothing that a container waits for. zfs(8) would look at all other clones of the parent first. For the rest the host's own
-// tools are run, for tool and kernel module have to match: one command for a layer without parents, and one for the removal of
+// tools are run (package command), for tool and kernel module have to match: one command for a layer without parents, and one for the removal of
 // a layer, a channel program that looks for what is in the way and destroys dataset and snapshots in one transaction. No command
 // lists all datasets, but for check, gc and adopt.
 //
@@ -38,10 +38,8 @@
 // decides in the end, and its answer is that of a complete one. New probes whether this kernel takes that request as we
 // make it; if not, the trees are compared as a whole, and Report says so.
 //
-// A path of an object is asked of the kernel (ZFS_IOC_OBJ_TO_PATH), which knows of each file the directory where it got
-// its last name. If that name is gone but others are left, or if a file that has several names changed, the names
-// of all files are read, without looking at the files. `zfs diff` does not do that, and can leave out a change
-// of such a file; it also compares times of change only, and looks at every object of every block that it found.
+// Package changed finds the names of the objects. `zfs diff` can leave out a change of a file with several names; it also
+// compares times of change only, and looks at every object of every block that it found.
 //
 // # Limits
 //

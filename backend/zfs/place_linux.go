@@ -8,14 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 
-	gozfs "github.com/mistifyio/go-zfs/v4"
-
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"strata/backend/internal/mount"
 	"strata/backend/regular"
-	"strata/backend/zfs/device"
+	"strata/backend/zfs/command"
 )
 
 // note is what the file dataset in Home says: the parent dataset's name, and its guid, by which it is known again
@@ -57,7 +55,7 @@ func locate(ctx context.Context, home, wanted string, fresh bool) (string, error
 			return "", err
 		}
 	}
-	guid, err := inspect(ctx, wanted)
+	guid, err := command.Inspect(ctx, wanted)
 	if err != nil {
 		return "", err
 	}
@@ -93,40 +91,3 @@ func datasetOf(dir string) (string, error) {
 
 // superMagic is ZFS_SUPER_MAGIC (include/sys/fs/zfs.h).
 const superMagic = 0x2fc12fc1
-
-// inspect makes sure that layers can be made below a dataset, and returns its guid.
-func inspect(ctx context.Context, dataset string) (guid string, err error) {
-	values, err := properties(ctx, dataset, "type", "guid", "keystatus")
-	if errdefs.IsNotFound(err) {
-		return "", fmt.Errorf("%w: zfs create it, or name another with zfs.fsname: %w", err, errdefs.ErrFailedPrecondition)
-	}
-	if err != nil {
-		return "", err
-	}
-	switch {
-	case values[0] != "filesystem":
-		return "", fmt.Errorf("%s is a %s, want a file system: %w", dataset, values[0], errdefs.ErrFailedPrecondition)
-	case values[2] == "unavailable":
-		return "", fmt.Errorf("%s is encrypted and its key is not loaded: zfs load-key %s: %w", dataset, dataset, errdefs.ErrFailedPrecondition)
-	}
-	pool, err := poolOf(dataset)
-	if err != nil {
-		return "", err
-	}
-	switch {
-	case pool.Health != gozfs.ZpoolOnline && pool.Health != gozfs.ZpoolDegraded:
-		return "", fmt.Errorf("pool %s is %s: see zpool status %s: %w", pool.Name, pool.Health, pool.Name, errdefs.ErrFailedPrecondition)
-	case pool.ReadOnly:
-		return "", fmt.Errorf("pool %s is imported read-only: %w", pool.Name, errdefs.ErrFailedPrecondition)
-	}
-	return values[1], nil
-}
-
-// poolOf describes the pool of a dataset.
-func poolOf(dataset string) (*gozfs.Zpool, error) {
-	pool, err := gozfs.GetZpool(device.PoolName(dataset))
-	if err != nil {
-		return nil, fmt.Errorf("describe pool of %s: %w", dataset, err)
-	}
-	return pool, nil
-}

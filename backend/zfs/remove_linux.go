@@ -2,8 +2,6 @@ package zfs
 
 import (
 	"context"
-	_ "embed" // the channel program
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,20 +12,8 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
+	"strata/backend/zfs/command"
 )
-
-// removal is a channel program (zfs-program(8), since OpenZFS 0.8).
-//
-//go:embed remove.lua
-var removal string
-
-// outcome is what removal returns: the keys of its tables are names.
-type outcome struct {
-	Children map[string]any `json:"children"`
-	Clones   map[string]any `json:"clones"`
-	Held     map[string]any `json:"held"`
-	Errno    int            `json:"errno"`
-}
 
 // Remove destroys the dataset and its snapshots, whoever made them, in one call of zfs. ErrFailedPrecondition names
 // what is in the way: datasets that were made below it, others' clones, held snapshots; ErrUnavailable says that it is
@@ -37,43 +23,29 @@ func (z *zfs) Remove(ctx context.Context, l backend.Layer) error {
 		return err
 	}
 	dataset := z.dataset(l.ID)
-	o, err := z.destroy(ctx, dataset)
+	o, err := command.Destroy(ctx, dataset, z.uuid)
 	if err == nil && unix.Errno(o.Errno) == unix.EBUSY && z.unmount(ctx, dataset) {
-		o, err = z.destroy(ctx, dataset)
+		o, err = command.Destroy(ctx, dataset, z.uuid)
 	}
 	if err != nil {
 		return err
 	}
-	if err := o.err(dataset); err != nil {
+	if err := obstacle(o, dataset); err != nil {
 		return err
 	}
 	return failpoint.Hit("zfs.remove.destroyed")
-}
-
-// destroy runs removal.
-func (z *zfs) destroy(ctx context.Context, dataset string) (outcome, error) {
-	pool, _, _ := strings.Cut(dataset, "/")
-	out, err := tool(ctx, strings.NewReader(removal), "zfs", "program", "-j", pool, "-", dataset, z.uuid)
-	if err != nil {
-		return outcome{}, err
-	}
-	var answer struct{ Return outcome }
-	if err := json.Unmarshal(out, &answer); err != nil {
-		return outcome{}, fmt.Errorf("answer of zfs program: %w: %w", err, errdefs.ErrInternal)
-	}
-	return answer.Return, nil
 }
 
 // unmount unmounts a dataset that ZFS itself has mounted, and reports whether there was one: if a power cut keeps a new
 // dataset from getting its properties, the next import mounts it as it mounts everybody's. The mountpoint of a whole layer is
 // legacy, which zfs does not unmount.
 func (z *zfs) unmount(ctx context.Context, dataset string) bool {
-	_, err := tool(ctx, nil, "zfs", "unmount", dataset)
+	_, err := command.Run(ctx, "zfs", "unmount", dataset)
 	return err == nil
 }
 
-// err says what was in the way, nil if nothing was.
-func (o outcome) err(dataset string) error {
+// obstacle says what was in the way, nil if nothing was.
+func obstacle(o command.Outcome, dataset string) error {
 	switch {
 	case len(o.Children) > 0:
 		return fmt.Errorf("somebody has made datasets below %s: %s: zfs destroy or zfs rename them: %w", dataset, names(o.Children), errdefs.ErrFailedPrecondition)

@@ -8,44 +8,14 @@ import (
 
 	gozfs "github.com/mistifyio/go-zfs/v4"
 
-	"github.com/containerd/errdefs"
-
 	"strata/backend"
+	"strata/backend/zfs/command"
 )
 
-// row is one line of a list: a dataset or snapshot with some of its properties.
-type row struct {
-	name, kind, origin, mountpoint, mounted, store, clones string
-	created                                                time.Time
+// list returns what lies below the parent dataset, down to a depth.
+func (z *zfs) list(ctx context.Context, kinds string, depth int) ([]command.Row, error) {
+	return command.List(ctx, z.parent, kinds, depth, storeProperty)
 }
-
-// list returns what lies below the parent dataset, down to the given depth.
-func (z *zfs) list(ctx context.Context, kinds string, depth int) ([]row, error) {
-	const columns = "name,type,origin,mountpoint,mounted," + storeProperty + ",clones,creation"
-	out, err := tool(ctx, nil, "zfs", "list", "-Hp", "-t", kinds, "-d", fmt.Sprint(depth), "-o", columns, z.parent)
-	if err != nil {
-		return nil, err
-	}
-	var rows []row
-	for line := range strings.Lines(string(out)) {
-		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
-		if len(f) != 8 {
-			return nil, fmt.Errorf("zfs list: line %q has %d columns: %w", line, len(f), errdefs.ErrInternal)
-		}
-		if f[0] == z.parent || strings.HasPrefix(f[0], z.parent+"@") {
-			continue
-		}
-		var seconds int64
-		if _, err := fmt.Sscan(f[7], &seconds); err != nil {
-			return nil, fmt.Errorf("zfs list: time of creation %q: %w", f[7], errdefs.ErrInternal)
-		}
-		rows = append(rows, row{f[0], f[1], f[2], f[3], f[4], f[5], f[6], time.Unix(seconds, 0)})
-	}
-	return rows, nil
-}
-
-// id returns the last part of a dataset's name.
-func (r row) id() string { return r.name[strings.LastIndexByte(r.name, '/')+1:] }
 
 // List returns the datasets that this store has made or adopted.
 func (z *zfs) List(ctx context.Context) ([]string, error) {
@@ -55,8 +25,8 @@ func (z *zfs) List(ctx context.Context) ([]string, error) {
 	}
 	var ids []string
 	for _, r := range rows {
-		if r.store == z.uuid {
-			ids = append(ids, r.id())
+		if r.Owner == z.uuid {
+			ids = append(ids, r.Base())
 		}
 	}
 	return ids, nil
@@ -74,8 +44,8 @@ func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error)
 	}
 	layers := map[string]bool{}
 	for _, r := range rows {
-		if r.store == z.uuid && r.kind == "filesystem" && z.dataset(r.id()) == r.name {
-			layers[r.name] = true
+		if r.Owner == z.uuid && r.Type == "filesystem" && z.dataset(r.Base()) == r.Name {
+			layers[r.Name] = true
 		}
 	}
 	var found []backend.Oddity
@@ -92,8 +62,8 @@ func (z *zfs) Survey(ctx context.Context, repair bool) ([]backend.Oddity, error)
 }
 
 // judge tells what is odd about one row, nil if nothing is.
-func (z *zfs) judge(r row, layers map[string]bool, repair bool) (*backend.Oddity, error) {
-	dataset, name, isSnapshot := strings.Cut(r.name, "@")
+func (z *zfs) judge(r command.Row, layers map[string]bool, repair bool) (*backend.Oddity, error) {
+	dataset, name, isSnapshot := strings.Cut(r.Name, "@")
 	owner := dataset
 	if !isSnapshot {
 		owner = dataset[:strings.LastIndexByte(dataset, '/')]
@@ -104,17 +74,17 @@ func (z *zfs) judge(r row, layers map[string]bool, repair bool) (*backend.Oddity
 	o := &backend.Oddity{ID: owner[strings.LastIndexByte(owner, '/')+1:]}
 	switch {
 	case !isSnapshot:
-		o.Detail = fmt.Sprintf("somebody has made the %s %s below the layer, which cannot be removed because of it", r.kind, r.name)
-	case r.name == snapshot(dataset), r.clones != "-" && r.clones != "":
+		o.Detail = fmt.Sprintf("somebody has made the %s %s below the layer, which cannot be removed because of it", r.Type, r.Name)
+	case r.Name == snapshot(dataset), r.Clones != "-" && r.Clones != "":
 		return nil, nil //nolint:nilnil // made by Seal, or what a layer is made of
 	case !strings.HasPrefix(name, momentary):
-		o.Detail = fmt.Sprintf("somebody has made the snapshot %s, which keeps space until the layer is removed: zfs destroy it", r.name)
-	case time.Since(r.created) < leftover:
+		o.Detail = fmt.Sprintf("somebody has made the snapshot %s, which keeps space until the layer is removed: zfs destroy it", r.Name)
+	case time.Since(r.Created) < leftover:
 		return nil, nil //nolint:nilnil // in use
 	default:
-		o.Detail = fmt.Sprintf("the snapshot %s was left behind by an operation that was cut off", r.name)
+		o.Detail = fmt.Sprintf("the snapshot %s was left behind by an operation that was cut off", r.Name)
 		if repair {
-			if err := z.device.Destroy(r.name, false); err != nil {
+			if err := z.device.Destroy(r.Name, false); err != nil {
 				return nil, err
 			}
 			o.Repaired = "destroyed"
@@ -126,26 +96,26 @@ func (z *zfs) judge(r row, layers map[string]bool, repair bool) (*backend.Oddity
 // adoptable picks the datasets that look like layers of Docker's or podman's zfs driver, parents first: mounted by
 // hand, named like an ID, unused, of no store, and made from nothing, from each other or from a layer of this store: an
 // adoption may have been cut off.
-func (z *zfs) adoptable(rows []row) []row {
-	waiting := map[string]row{}
+func (z *zfs) adoptable(rows []command.Row) []command.Row {
+	waiting := map[string]command.Row{}
 	done := map[string]bool{}
 	for _, r := range rows {
 		switch {
-		case r.kind != "filesystem" || r.name != z.dataset(r.id()):
-		case r.store == z.uuid:
-			done[r.name] = true
-		case r.store == "-" && r.mountpoint == "legacy" && r.mounted == "no" && backend.CheckID(r.id()) == nil:
-			waiting[r.name] = r
+		case r.Type != "filesystem" || r.Name != z.dataset(r.Base()):
+		case r.Owner == z.uuid:
+			done[r.Name] = true
+		case r.Owner == "-" && r.Mountpoint == "legacy" && r.Mounted == "no" && backend.CheckID(r.Base()) == nil:
+			waiting[r.Name] = r
 		}
 	}
-	var found []row
+	var found []command.Row
 	for more := true; more; {
 		more = false
 		for _, r := range rows { // sorted by name
-			from, _, _ := strings.Cut(r.origin, "@")
-			if _, ok := waiting[r.name]; ok && (from == "-" || done[from]) {
-				delete(waiting, r.name)
-				done[r.name], more = true, true
+			from, _, _ := strings.Cut(r.Origin, "@")
+			if _, ok := waiting[r.Name]; ok && (from == "-" || done[from]) {
+				delete(waiting, r.Name)
+				done[r.Name], more = true, true
 				found = append(found, r)
 			}
 		}
@@ -162,8 +132,8 @@ func (z *zfs) Adoptable(ctx context.Context) ([]backend.Foundling, error) {
 	found := z.adoptable(rows)
 	list := make([]backend.Foundling, 0, len(found))
 	for _, r := range found {
-		from, _, _ := strings.Cut(r.origin, "@")
-		f := backend.Foundling{ID: r.id()}
+		from, _, _ := strings.Cut(r.Origin, "@")
+		f := backend.Foundling{ID: r.Base()}
 		if from != "-" {
 			f.Parent = from[strings.LastIndexByte(from, '/')+1:]
 		}
@@ -177,7 +147,7 @@ func (z *zfs) Adopt(ctx context.Context, l backend.Layer) error {
 	if err := backend.CheckID(l.ID); err != nil {
 		return err
 	}
-	_, err := tool(ctx, nil, "zfs", "set", storeProperty+"="+z.uuid, autoSnapshot+"=false", z.dataset(l.ID))
+	_, err := command.Run(ctx, "zfs", "set", storeProperty+"="+z.uuid, autoSnapshot+"=false", z.dataset(l.ID))
 	return err
 }
 
@@ -191,7 +161,7 @@ func (z *zfs) Report(context.Context) ([]backend.Field, error) {
 	if z.blind != "" {
 		add("Changes", "whole trees are compared: "+z.blind)
 	}
-	pool, err := poolOf(z.parent)
+	pool, err := command.Pool(z.parent)
 	if err != nil {
 		add("Zpool", err)
 		add("Zpool Health", "not available")

@@ -14,6 +14,7 @@ import (
 	"strata/backend"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/run"
+	"strata/backend/zfs/command"
 	"strata/backend/zfs/device"
 )
 
@@ -149,7 +150,7 @@ func (z *zfs) makeEmpty(ctx context.Context, l backend.Layer) error {
 	if l.Limit > 0 {
 		args = append(args, "-o", "quota="+strconv.FormatInt(l.Limit, 10))
 	}
-	_, err := tool(ctx, nil, append(args, z.dataset(l.ID))...)
+	_, err := command.Run(ctx, append(args, z.dataset(l.ID))...)
 	if run.Said(err, "dataset already exists") {
 		return z.madeBefore(ctx, l.ID, nil, err)
 	}
@@ -187,14 +188,14 @@ func (z *zfs) makeClone(ctx context.Context, l backend.Layer, origins []string) 
 		err = z.madeBefore(ctx, l.ID, origins, err)
 	}
 	if err == nil && len(later) > 0 {
-		_, err = tool(ctx, nil, append(append([]string{"zfs", "set"}, later...), z.dataset(l.ID))...)
+		_, err = command.Run(ctx, append(append([]string{"zfs", "set"}, later...), z.dataset(l.ID))...)
 	}
 	return err
 }
 
 // madeBefore returns nil if the dataset of that ID is what a complete call would have made.
 func (z *zfs) madeBefore(ctx context.Context, id string, origins []string, cause error) error {
-	values, err := properties(ctx, z.dataset(id), "origin", storeProperty)
+	values, err := command.Properties(ctx, z.dataset(id), "origin", storeProperty)
 	if err != nil {
 		return errors.Join(cause, err)
 	}
@@ -205,22 +206,6 @@ func (z *zfs) madeBefore(ctx context.Context, id string, origins []string, cause
 		return nil
 	}
 	return fmt.Errorf("%w: it is not this layer's: %w", cause, errdefs.ErrAlreadyExists)
-}
-
-// properties returns the values of a dataset's properties, numbers in full and "-" for none.
-func properties(ctx context.Context, dataset string, names ...string) ([]string, error) {
-	out, err := tool(ctx, nil, "zfs", "get", "-Hp", "-o", "value", strings.Join(names, ","), dataset)
-	if run.Said(err, "dataset does not exist") {
-		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return nil, err
-	}
-	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
-	if len(values) != len(names) {
-		return nil, fmt.Errorf("zfs get %s of %s: %d values for %d properties: %w", strings.Join(names, ","), dataset, len(values), len(names), errdefs.ErrInternal)
-	}
-	return values, nil
 }
 
 // Seal makes the snapshot that children are clones of. The snapshot of an earlier call that was not noted
@@ -240,7 +225,7 @@ func (z *zfs) seal(ctx context.Context, dataset string) error {
 	}
 	if err := z.device.Destroy(snap, false); errors.Is(err, unix.EEXIST) {
 		// A child that has no record either. It keeps what it is made of.
-		if _, err := tool(ctx, nil, "zfs", "rename", snap, snap+"-"+suffix()); err != nil {
+		if _, err := command.Run(ctx, "zfs", "rename", snap, snap+"-"+suffix()); err != nil {
 			return err
 		}
 	} else if err != nil {
@@ -254,7 +239,7 @@ func (z *zfs) SyncCreated(context.Context, backend.Layer) error { return nil }
 
 // SyncContent waits until the pool's open transaction group is on disk. So does every snapshot.
 func (z *zfs) SyncContent(ctx context.Context, l backend.Layer) error {
-	_, err := tool(ctx, nil, "zpool", "sync", device.PoolName(z.parent))
+	_, err := command.Run(ctx, "zpool", "sync", device.PoolName(z.parent))
 	return err
 }
 
@@ -284,7 +269,7 @@ func (z *zfs) find(ctx context.Context, id string) (string, error) {
 	}
 	var err error
 	for _, parent := range append([]string{z.parent}, z.others...) {
-		_, err = properties(ctx, parent+"/"+id, "type")
+		_, err = command.Properties(ctx, parent+"/"+id, "type")
 		if !errdefs.IsNotFound(err) {
 			return parent + "/" + id, err
 		}
@@ -305,13 +290,13 @@ func (z *zfs) usage(ctx context.Context, l backend.Layer) (int64, error) {
 		return 0, err
 	}
 	if l.Parent() == "" {
-		return number(ctx, dataset, "referenced")
+		return command.Number(ctx, dataset, "referenced")
 	}
 	parent, err := z.find(ctx, l.Parent())
 	if err != nil {
 		return 0, err
 	}
-	size, err := number(ctx, dataset, "written@"+snapshot(parent))
+	size, err := command.Number(ctx, dataset, "written@"+snapshot(parent))
 	if !errdefs.IsNotFound(err) {
 		return size, err
 	}
@@ -320,32 +305,16 @@ func (z *zfs) usage(ctx context.Context, l backend.Layer) (int64, error) {
 	case err != nil:
 		return 0, err
 	case from == "":
-		return number(ctx, dataset, "referenced")
+		return command.Number(ctx, dataset, "referenced")
 	}
-	return number(ctx, dataset, "written@"+from)
-}
-
-// number returns the value of a property that counts something. ErrNotFound if it has none.
-func number(ctx context.Context, dataset, property string) (int64, error) {
-	values, err := properties(ctx, dataset, property)
-	if err != nil {
-		return 0, err
-	}
-	if values[0] == "-" {
-		return 0, fmt.Errorf("%s has no %s: %w", dataset, property, errdefs.ErrNotFound)
-	}
-	n, err := strconv.ParseInt(values[0], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("property %s of %s is %q: %w", property, dataset, values[0], errdefs.ErrInternal)
-	}
-	return n, nil
+	return command.Number(ctx, dataset, "written@"+from)
 }
 
 // origin returns the snapshot of the dataset parent from which the other dataset has gone its own way, "" if it does
 // not descend from it.
 func (z *zfs) origin(ctx context.Context, dataset, parent string) (string, error) {
 	for range maxClones {
-		values, err := properties(ctx, dataset, "origin")
+		values, err := command.Properties(ctx, dataset, "origin")
 		if err != nil {
 			return "", err
 		}
@@ -371,7 +340,7 @@ func (z *zfs) SetLimit(ctx context.Context, l backend.Layer, bytes int64) error 
 	if bytes > 0 {
 		quota = "quota=" + strconv.FormatInt(bytes, 10)
 	}
-	_, err := tool(ctx, nil, "zfs", "set", quota, z.dataset(l.ID))
+	_, err := command.Run(ctx, "zfs", "set", quota, z.dataset(l.ID))
 	return err
 }
 
@@ -398,7 +367,7 @@ func (z *zfs) Describe(ctx context.Context, l backend.Layer) ([]backend.Field, e
 	if err != nil {
 		return nil, err
 	}
-	values, err := properties(ctx, dataset, "origin")
+	values, err := command.Properties(ctx, dataset, "origin")
 	if err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func checkDirections(f file) []string {
 			return []string{err.Error()}
 		}
 		ours, ok := strings.CutPrefix(name, module)
-		if !ok || within(ours, dir+"/...") {
+		if !ok || within(ours, dir+"/...") || d.from == anyBackend && sameFolder(dir, ours) {
 			continue
 		}
 		if !slices.ContainsFunc(d.allowed, func(p string) bool { return within(ours, p) }) {
@@ -105,6 +105,13 @@ func checkDirections(f file) []string {
 		}
 	}
 	return wrong
+}
+
+// sameFolder tells whether a package lies below the folder of the backend that a directory belongs to: the packages of a
+// backend may import one another, but not the backend.
+func sameFolder(dir, other string) bool {
+	folder := strings.Join(strings.SplitN(dir, "/", 3)[:2], "/")
+	return strings.HasPrefix(other, folder+"/")
 }
 
 // foreign are modules that only some rooms may use, by the reason.
