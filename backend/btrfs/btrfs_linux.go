@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/btrfs/changed"
 	"strata/backend/btrfs/ioctl"
 	"strata/backend/internal/dirfd"
 	"strata/backend/internal/failpoint"
@@ -206,11 +207,11 @@ func (b *btrfs) Narrow(ctx context.Context, l backend.Layer, _, _ string) (func(
 		return nil, err
 	}
 	defer lower.Close()
-	s, err := sinceSnapshot(ctx, upper, lower)
+	s, err := changed.SnapshotOf(ctx, upper, lower)
 	if s == nil || err != nil {
 		return nil, err
 	}
-	return s.unchanged(ctx)
+	return s.Unchanged(ctx)
 }
 
 // Usage adds up the extents and inodes that are younger than the snapshot. What has not reached the disk

@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"strata/backend/all"
 )
 
 // errLost ends a run in which something was lost, which the report names.
@@ -59,16 +61,20 @@ type ground struct {
 	fs      string
 }
 
-// grounds are the choices, by name.
+// grounds are the choices, by name: the file systems of each backend. One that is called like its backend has no name of
+// its own.
 func grounds() map[string]ground {
-	return map[string]ground{
-		"overlay-ext4": {"overlay", "ext4"},
-		"overlay-xfs":  {"overlay", "xfs"},
-		"vfs-ext4":     {"vfs", "ext4"},
-		"vfs-xfs":      {"vfs", "xfs"},
-		"btrfs":        {"btrfs", "btrfs"},
-		"zfs":          {"zfs", "zfs"},
+	choices := map[string]ground{}
+	for _, d := range all.Backends() {
+		for _, g := range d.Grounds {
+			name := d.Name + "-" + g.FS
+			if d.Name == g.FS {
+				name = d.Name
+			}
+			choices[name] = ground{d.Name, g.FS}
+		}
 	}
+	return choices
 }
 
 // options are the command line.

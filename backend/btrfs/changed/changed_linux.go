@@ -1,35 +1,34 @@
-package btrfs
+package changed
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"os"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"strata/backend"
 	"strata/backend/btrfs/ioctl"
 	"strata/backend/internal/dirfd"
 )
 
-// snapshot is a subvolume and the one that it came from.
-type snapshot struct {
-	upper, lower dirfd.Dir
-	upperInfo    ioctl.Subvolume
-	lowerID      uint64
-	since        uint64 // transaction that made the first snapshot; changes have higher numbers
+// Snapshot is a subvolume and the one that it came from, perhaps over others.
+type Snapshot struct {
+	// Made is the number of the transaction that made the first snapshot. Changes have higher numbers.
+	Made uint64
+
+	upper     dirfd.Dir
+	upperInfo ioctl.Subvolume
+	lowerID   uint64
 }
 
 // maxClones bounds how many snapshots of snapshots may lie between a layer and its parent: one for
 // each time that a clone was cloned.
 const maxClones = 64
 
-// sinceSnapshot finds out since when upper and lower go different ways. nil if upper does not descend from lower
-// by snapshots, as far as those are still there.
-func sinceSnapshot(ctx context.Context, upper, lower dirfd.Dir) (*snapshot, error) {
+// SnapshotOf finds out since when upper and lower go different ways. nil if upper does not descend from lower
+// by snapshots, as far as those are still there. The result uses upper, which has to stay open.
+func SnapshotOf(ctx context.Context, upper, lower dirfd.Dir) (*Snapshot, error) {
 	upperInfo, err := ioctl.SubvolumeOf(upper.FD)
 	if err != nil {
 		return nil, err
@@ -44,7 +43,7 @@ func sinceSnapshot(ctx context.Context, upper, lower dirfd.Dir) (*snapshot, erro
 		case ioctl.UUID{}:
 			return nil, nil //nolint:nilnil // not a snapshot, which is no error
 		case lowerInfo.UUID:
-			return &snapshot{upper, lower, upperInfo, lowerInfo.ID, info.Created}, nil
+			return &Snapshot{info.Created, upper, upperInfo, lowerInfo.ID}, nil
 		}
 		var ok bool
 		info, ok, err = ioctl.SubvolumeByUUID(ctx, upper.FD, info.ParentUUID)
@@ -55,9 +54,9 @@ func sinceSnapshot(ctx context.Context, upper, lower dirfd.Dir) (*snapshot, erro
 	return nil, nil //nolint:nilnil // as above
 }
 
-// unchanged returns the function that treediff wants: it knows which inodes to look at, which are those
-// touched since the snapshot, those of nested subvolumes, and all directories above them.
-func (s *snapshot) unchanged(ctx context.Context) (func(dev, ino uint64) bool, error) {
+// Unchanged tells which inodes a comparison can pass over: all but those touched since the snapshot, those of nested
+// subvolumes, and all directories above them. What was written before the call counts.
+func (s *Snapshot) Unchanged(ctx context.Context) (func(dev, ino uint64) bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(s.upper.FD, &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: s.upper.Path, Err: err}
@@ -92,11 +91,11 @@ type links struct {
 }
 
 // touched searches for the inodes that were changed since the snapshot.
-func (s *snapshot) touched(ctx context.Context) (touched, error) {
+func (s *Snapshot) touched(ctx context.Context) (touched, error) {
 	t := touched{}
-	err := ioctl.Walk(ctx, s.upper.FD, 0, s.since, ioctl.Visitor{
+	err := ioctl.Walk(ctx, s.upper.FD, 0, s.Made, ioctl.Visitor{
 		Inode: func(n ioctl.Inode) {
-			if n.Changed > s.since {
+			if n.Changed > s.Made {
 				t[n.Number] = &links{names: n.Links}
 			}
 		},
@@ -114,7 +113,7 @@ func (s *snapshot) touched(ctx context.Context) (touched, error) {
 
 // addNested adds the nested subvolumes of both trees and the directories that they are in: a search of the
 // upper tree does not see what happened inside. In a directory they appear with their ID as inode number.
-func (s *snapshot) addNested(ctx context.Context, t touched) error {
+func (s *Snapshot) addNested(ctx context.Context, t touched) error {
 	for _, id := range []uint64{s.upperInfo.ID, s.lowerID} {
 		inside, err := ioctl.NestedIn(ctx, s.upper.FD, id)
 		if err != nil {
@@ -139,7 +138,7 @@ func (t touched) add(inode uint64) {
 const unknown = math.MaxUint32
 
 // addAncestors adds all directories above what is in t.
-func (s *snapshot) addAncestors(ctx context.Context, t touched) error {
+func (s *Snapshot) addAncestors(ctx context.Context, t touched) error {
 	queue := make([]uint64, 0, len(t))
 	for inode := range t {
 		queue = append(queue, inode)
@@ -165,70 +164,4 @@ func (s *snapshot) addAncestors(ctx context.Context, t touched) error {
 		}
 	}
 	return nil
-}
-
-// made returns the transaction that made upper as a snapshot of its parent; 0 if it is none.
-func (b *btrfs) made(ctx context.Context, upper dirfd.Dir, parent string) (uint64, error) {
-	lower, err := b.open(parent)
-	if errdefs.IsNotFound(err) || errors.Is(err, os.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer lower.Close()
-	s, err := sinceSnapshot(ctx, upper, lower)
-	if s == nil {
-		return 0, err
-	}
-	return s.since, nil
-}
-
-// meter adds up what subvolumes brought to the disk.
-type meter struct {
-	fd      int
-	sum     backend.Usage
-	counted map[uint64]struct{} // addresses of extents: several files, or parts of one, may share one
-}
-
-// subvolume adds a subvolume and those inside it, as far as they are younger than since.
-func (m *meter) subvolume(ctx context.Context, id, since uint64) error {
-	err := ioctl.Walk(ctx, m.fd, id, since, ioctl.Visitor{
-		Inode: func(n ioctl.Inode) {
-			if n.Created > since {
-				m.sum.Inodes++
-			}
-		},
-		Extent: func(e ioctl.Extent) { m.extent(e, since) },
-	})
-	if err != nil {
-		return err
-	}
-	inside, err := ioctl.NestedIn(ctx, m.fd, id)
-	if err != nil {
-		return err
-	}
-	for _, n := range inside {
-		made, err := ioctl.SnapshotMade(ctx, m.fd, n.ID)
-		if err != nil {
-			return err
-		}
-		if err := m.subvolume(ctx, n.ID, made); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (m *meter) extent(e ioctl.Extent, since uint64) {
-	if e.Written <= since {
-		return
-	}
-	if e.Address != 0 {
-		if _, again := m.counted[e.Address]; again {
-			return
-		}
-		m.counted[e.Address] = struct{}{}
-	}
-	m.sum.Size += e.Bytes
 }
