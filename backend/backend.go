@@ -116,11 +116,11 @@ type Env struct {
 	// Stores are the homes of further, read-only stores of the same backend. Layers in them occur
 	// only as parents; they are looked up by ID after Home.
 	Stores []string
-	// Fresh says that the store is being made, perhaps in the place of one without layers: what a backend has noted in Home
-	// is of no meaning. The store is not made if the constructor fails.
+	// Fresh says that the store is new, perhaps in place of one without layers: what a backend finds noted in Home means
+	// nothing. The store is not made if the constructor fails.
 	Fresh bool
 	// Active is the directory in which an Activator may mount what its layers consist of, each in a directory of its ID. It
-	// exists if the backend is one; what is mounted there those see who mount layers.
+	// exists if the backend is an Activator. Whoever mounts layers sees the mounts in it.
 	Active string
 }
 

@@ -10,9 +10,9 @@ import (
 // The interfaces below are optional. The store looks for them once, when it opens, and prints the
 // result in `strata info`.
 
-// Sealer is told, before the first child is made, that a layer will not change any more. If the process
-// dies before that is noted the layer may be written to once more, and Seal is called again. Without it
-// nothing happens: the store itself mounts sealed layers read-only.
+// Sealer learns that a layer will not change any more, before its first child is made. If the process dies before the
+// store has noted that, the layer may be written to once more, and Seal is called again. Without it nothing happens: the
+// store itself mounts sealed layers read-only.
 type Sealer interface {
 	Seal(ctx context.Context, l Layer) error
 }
@@ -35,8 +35,8 @@ const (
 type Place struct {
 	Dir       string
 	Whiteouts Whiteouts
-	// Marks is what marks mean something where the layer, or one above it, is mounted. They are kept from what the layer holds.
-	// It is that of Whiteouts, but for a base layer, which has no deletions.
+	// Marks says which marks a mount of the layer, or of a layer above it, interprets. Attributes of these names in a tar
+	// are not stored. It equals Whiteouts, except for a base layer, which has no deletions.
 	Marks Whiteouts
 	// Below opens the view of what the parents show. It is nil where Dir holds the whole tree, and for a Detached layer.
 	Below func() (Below, error)
@@ -66,25 +66,24 @@ type Node struct {
 	Xattrs       map[string]string // of a directory, without those that say how layers are merged
 }
 
-// Placer gives access to a layer's own files without a mount: the store then unpacks a diff
-// straight into Dir and reads file contents from it. With whiteouts other than WhiteoutsNone, Dir
-// holds the layer's own changes only, and Below tells what they change. Without Placer the store mounts the layer.
+// Placer gives access to a layer's own files without a mount. The store unpacks a diff straight into Dir and reads file
+// contents from there. With whiteouts other than WhiteoutsNone, Dir holds the layer's own changes only, and Below shows
+// what they change. Without it the store mounts the layer.
 type Placer interface {
 	Place(ctx context.Context, l Layer) (Place, error)
 }
 
-// Changer lists the difference from the nearest parent, for storage that keeps a list of it. The store takes the files
-// themselves from Placer's directory or a mount. ErrNotImplemented comes before the first change and has the store go
-// on as without it: as far as Narrower says that they may differ, it compares both trees.
+// Changer lists the difference from the nearest parent, for storage that keeps such a list. The store takes the files
+// themselves from Placer's directory or a mount. ErrNotImplemented, before the first change, makes the store compare both
+// trees, narrowed by Narrower. Without it the store always does that.
 type Changer interface {
 	Changes(ctx context.Context, l Layer) iter.Seq2[Change, error]
 }
 
 // Narrower knows which files of a layer may differ from its nearest parent, for storage that shares inode numbers and
-// blocks between the two. upper and lower are the directories where both trees are meanwhile. The store passes over
-// every name that both trees have with the same inode number if unchanged says so for that number, dev being the device
-// of the upper tree. A nil function, for layers that share nothing, passes over nothing. Without Narrower the store
-// looks at every name.
+// blocks between the two. upper and lower are the directories where the two trees can be read during the call. The
+// store skips every name that has the same inode number in both trees if unchanged returns true for that number; dev is
+// the device of the upper tree. A nil function skips nothing. Without it the store looks at every name.
 type Narrower interface {
 	Narrow(ctx context.Context, l Layer, upper, lower string) (unchanged func(dev, ino uint64) bool, err error)
 }
@@ -108,35 +107,35 @@ type IDMapper interface {
 	MapIDs(ctx context.Context, l Layer) error
 }
 
-// Cloner makes l a copy of the template, a layer with the same parents, sealed or not, that nobody changes meanwhile,
-// without reading its content through a tar. It replaces Create. Without it Store.Clone applies the
-// template's diff to a new layer, and Store.SetIDMap is not supported.
+// Cloner makes l a copy of the template without reading its content through a tar. The template has the same parents,
+// may be unsealed, and does not change during the call. Clone takes the place of Create. Without it Store.Clone applies
+// the template's diff to a new layer, and Store.SetIDMap is not supported.
 type Cloner interface {
 	Clone(ctx context.Context, l Layer, template Layer) error
 }
 
-// Rebaser keeps a layer as its difference from its parents and can give parents to one that was made without:
-// Rebase is told of a Detached layer, which nobody uses, with the parents that it is to have for ever, perhaps none. The layer then is as if it
-// had had them when it was filled; one that cannot be, since a path leads nowhere, is an error. A root
-// directory as Create made it gets the properties of the nearest parent's. Without it such a layer has no parents.
+// Rebaser keeps a layer as its difference from its parents. Rebase attaches a Detached, unused layer to l.Parents
+// (possibly none), permanently. Afterwards the layer is as if it had had these parents when it was filled; a path of it
+// that leads nowhere above them is an error. A root directory that is still as Create made it gets the properties of the
+// nearest parent's. Without it a layer that was made without parents has none.
 type Rebaser interface {
 	Rebase(ctx context.Context, l Layer) error
 }
 
-// Activator prepares what the mounts of a layer consist of, such as a disk image that has to be attached, and mounted
-// itself, in Env.Active. A layer is active while it is mounted, while a client may have it mounted, and while one above
-// it is active; the layers below it are activated before it and deactivated after it. Both methods are called
-// again after a crash: Activate for what is active, Deactivate for what may never have been; a mount on ID in Env.Active tells that
-// a layer may be. Without it nothing happens.
+// Activator prepares what the mounts of a layer consist of, for example a disk image that has to be attached and
+// mounted in Env.Active. A layer is active while it is mounted, while a client may have it mounted, and while a layer
+// above it is active. The layers below are activated before it and deactivated after it. After a crash Activate may be
+// called for an active layer and Deactivate for an inactive one; a mount at Env.Active/<ID> means that the layer may be
+// active. Without it nothing happens.
 type Activator interface {
 	Activate(ctx context.Context, l Layer) error
 	Deactivate(ctx context.Context, l Layer) error
 }
 
-// Syncer makes a layer durable that Create has just made and nobody has written to, where its record
-// is in another journal (backend/store, Durability). A layer of such a backend consists of names only, no
-// data, until somebody writes to it. Without it the store calls syncfs(2) on Home, as it always does
-// for a layer with content of its own.
+// Syncer makes a layer durable that Create has just made and nobody has written to. The store calls it where the sync of
+// the layer's record does not do so (package store, section Durability). A layer of such a backend
+// consists of names only until somebody writes to it. Without it the store calls syncfs(2) on Home, as it does for every
+// layer with content of its own.
 type Syncer interface {
 	SyncCreated(ctx context.Context, l Layer) error
 }
@@ -160,10 +159,9 @@ type Lister interface {
 	List(ctx context.Context) ([]string, error)
 }
 
-// Surveyor looks over the backend's whole place at once and names what is not as the store would have it
-// and not a matter of one file in Home: what others have put there, and what keeps a layer from being removed.
-// With repair it cleans up what is certainly its own leftover. Without it check and gc know what Lister
-// lists.
+// Surveyor reports what lies outside Home and does not belong there: datasets or snapshots made by others, and anything
+// that blocks a removal. With repair it deletes leftovers that are certainly its own. Without it check and gc know only
+// what Lister lists.
 type Surveyor interface {
 	Survey(ctx context.Context, repair bool) ([]Oddity, error)
 }

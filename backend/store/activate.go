@@ -154,7 +154,7 @@ func (s *Store) deactivateRest(ctx context.Context, mounts []mount.Info) error {
 	slices.SortFunc(rest, func(a, b *layer) int { return depth(b) - depth(a) })
 	for _, l := range rest {
 		if err := s.able.activator.Deactivate(ctx, s.describe(l)); err != nil {
-			log.G(ctx).WithError(err).WithField("layer", l.rec.Name).Warn("somebody uses what was prepared for a mount of a layer; it stays until the layer is removed")
+			log.G(ctx).WithError(err).WithField("layer", l.rec.Name).Warn("layer still in use from an earlier run; it stays active until it is removed")
 			s.recallReason(l, mountedNow)
 		}
 	}

@@ -33,8 +33,8 @@ type Config struct {
 	ExactDiffsSet bool
 	Stores        []string       // roots of additional read-only stores, searched in order after this one
 	IDMap         *backend.IDMap // how new layers are stored
-	// Unseen returns why what is mounted in a directory is not seen by clients that mount layers themselves, for backends that
-	// have to prepare something for that. Without it they do.
+	// Unseen reports why clients that mount layers themselves, such as containerd, cannot see mounts made in dir; nil if
+	// they can. A nil func means that they can.
 	Unseen   func(dir string) error
 	ReadOnly bool // inspect a store at rest: nothing is changed or recovered, no lock is needed
 }
@@ -47,8 +47,8 @@ type CreateOptions struct {
 	Labels map[string]string // free for the front end
 	// Detached is for a layer without a parent that Commit may give one, where the backend can do that.
 	Detached bool
-	// Draft is for a layer that is filled and committed at once, as when an image is unpacked: until Commit a power cut
-	// may take it, but never leaves half of a layer that was committed. A store that cannot do better ignores it.
+	// Draft is for a layer that is filled and committed at once, as when an image is unpacked. A power cut before Commit
+	// may take it; a committed layer is never left in part. A store on which this saves nothing ignores it.
 	Draft bool
 }
 
@@ -159,8 +159,8 @@ const (
 	FindingNotice          FindingKind = "notice" // nothing is wrong, but worth knowing
 )
 
-// Harmless tells that nothing is lost or wrong: a notice, or a layer that somebody did not finish, who was told so. The
-// latter goes when its client removes it, or when the store is next opened.
+// Harmless tells that nothing is lost or wrong: a notice, or an unfinished layer whose client already got an error. Such
+// a layer goes when its client removes it, or when the store is next opened.
 func (k FindingKind) Harmless() bool { return k == FindingNotice || k == FindingUnfinished }
 
 // GCOptions say what GC compares the store with.

@@ -46,7 +46,8 @@ func (s *Store) Commit(ctx context.Context, name, as string, o CommitOptions) er
 	return failpoint.Hit("store.commit.recorded")
 }
 
-// settleName ends a commit: of the layer's two names it keeps the one in its record, and of its parents likewise. It wants l.mu.
+// settleName ends a commit. It drops whichever of the two names is not in the record, and undoes the new parent link if
+// the commit failed. It wants l.mu.
 func (s *Store) settleName(l *layer, name, as string, parent *layer) {
 	s.mu.Lock()
 	var leaving []*layer

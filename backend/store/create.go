@@ -272,8 +272,8 @@ func (s *Store) namesOnly(d backend.Layer) bool {
 	return s.able.syncer != nil && !mapped
 }
 
-// draft makes a new layer one that a power cut may take until it is sealed. It can only be one if the sync of its record, then, makes
-// everything durable that creating it did.
+// draft marks a new layer as expendable until it is sealed. That is allowed only if the later sync of its record also
+// persists its creation.
 func (s *Store) draft(l *layer) {
 	if !s.journal || !s.namesOnly(s.describe(l)) {
 		return

@@ -33,7 +33,7 @@ type layer struct {
 	// fresh says that the layer was made empty by this process and never mounted writable: only then
 	// is a tar all that it holds. Guarded by mu.
 	fresh bool
-	// settled says that the content is durable, and that nobody was told since how to mount it. Guarded by mu.
+	// settled says that the content is on disk and no writable mounts were handed out since. Guarded by mu.
 	settled bool
 
 	act activation
@@ -297,8 +297,8 @@ func (s *Store) update(l *layer, change func(*record)) error {
 	return s.syncStep()
 }
 
-// rewrite is update, but that where no journal keeps names in order a power cut may undo it until the next call of syncStep. A
-// draft's record it may tear, too. sync makes the new text durable.
+// rewrite is update without the final directory sync. Without an ordered journal a power cut may undo it, or tear a
+// draft's record, until syncStep. sync makes the new text durable.
 func (s *Store) rewrite(l *layer, sync syncer, change func(*record)) error {
 	old := s.snapshot(l)
 	rec := old

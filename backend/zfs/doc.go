@@ -16,8 +16,8 @@
 // snapshot, marked to be destroyed with the last clone.
 //
 // Every change is one that ZFS makes in one transaction, on disk when the kernel answers: an interrupted call leaves all of it
-// or nothing. A dataset's properties come in a second one: one of ours that has none yet is known by its name, 16 characters that were
-// drawn at random, and Remove, which the store calls for a layer whose making did not end, takes it for one.
+// or nothing. A dataset's properties come in a second transaction. A dataset that crashed before it got them is recognised
+// by its name of 16 random characters, and Remove, which the store calls for an unfinished layer, deletes it.
 //
 // # Commands
 //

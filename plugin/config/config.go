@@ -48,7 +48,7 @@ the store's config file, and that by --storage-opt of dockerd.`
 type Core struct {
 	Backend     string         `option:"backend" env:"STRATA_BACKEND" change:"fixed" help:"Where layers are kept. A store with layers keeps its backend."`
 	Root        string         `option:"root" env:"STRATA_ROOT" default:"/var/lib/strata" change:"place" help:"The store's directory, as the host sees it; of a plugin directly in its data.source."`
-	Sync        store.SyncMode `option:"sync" env:"STRATA_SYNC" default:"layer" values:"layer,none" change:"live" help:"What a power cut can cost: with layer nothing that was acknowledged, with none the last half minute."`
+	Sync        store.SyncMode `option:"sync" env:"STRATA_SYNC" default:"layer" values:"layer,none" change:"live" help:"What a power cut can cost: layer loses nothing acknowledged, none may lose the last half minute."`
 	ExactDiffs  string         `option:"exact-diffs" env:"STRATA_EXACT_DIFFS" default:"auto" values:"auto,true,false" change:"fixed" help:"Whether an applied layer is given back byte for byte, so that dockerd need not keep its own record. auto is true for a new store."`
 	Stores      []string       `option:"stores" env:"STRATA_STORES" help:"Directories of further stores whose layers are used but never modified, separated by commas."`
 	Snapshotter string         `option:"snapshotter-socket" env:"STRATA_SNAPSHOTTER_SOCKET" change:"place" help:"Where containerd finds the snapshotter, as the host sees it. Empty for nowhere."`

@@ -184,8 +184,8 @@ func relative(name string) string { return path.Clean("." + path.Clean("/"+name)
 // vanished tells that a file is not where it was a moment ago.
 func vanished(err error) bool { return dirfd.Vanished(err) || dirfd.IsMountPoint(err) }
 
-// differs tells whether a file with several names differs from what has this one of its names in the lower tree.
-// If it does not, it does not differ anywhere: where other files have the others, directories have changed.
+// differs compares the files at this name in the two trees. One name of a file with several is enough: where a name leads
+// to another file, its directory has changed.
 func (f *finder) differs(name string) (bool, error) {
 	var files [2]*treediff.File
 	for i, d := range []dirfd.Dir{f.upper, f.lower} {
