@@ -172,7 +172,7 @@ func (s *Store) lend(ctx context.Context, l *layer) error {
 		}
 	}
 	if l.peer == nil && !s.snapshot(l).Lent {
-		if err := s.rewrite(l, s.recordSyncer(), func(r *record) { r.Lent = true }); err != nil {
+		if err := s.rewrite(l, s.sync.record(), func(r *record) { r.Lent = true }); err != nil {
 			return err
 		}
 	}

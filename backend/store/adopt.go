@@ -86,12 +86,12 @@ func (s *Store) adopt(ctx context.Context, f backend.Foundling) error {
 	rec := s.snapshot(l)
 	ready := rec
 	ready.State = StateReady
-	if err := s.rewriteFile(rec, ready, s.recordSyncer()); err != nil {
+	if err := s.records.Replace(rec, ready, s.sync.record()); err != nil {
 		s.turnAway(l)
 		return err
 	}
 	defer s.setRecord(l, ready) // until the backend has it, nobody finds it
-	if err := s.syncStep(); err != nil {
+	if err := s.sync.step(); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.adopt.recorded"); err != nil {
@@ -125,7 +125,7 @@ func (s *Store) admitFoundling(f backend.Foundling) (*layer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b := s.bad[f.ID]; b != nil {
-		return nil, fmt.Errorf("its record cannot be used, see strata check: %w", b.err)
+		return nil, fmt.Errorf("its record cannot be used, see strata check: %w", b.Err)
 	}
 	if old := s.byID[f.ID]; old != nil && !old.gone && old.rec.Name == f.ID {
 		if !old.mu.TryLock() {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"strata/backend"
+	"strata/backend/store/records"
 )
 
 // SyncMode says what a returned call survives.
@@ -67,15 +68,15 @@ type MountOptions struct {
 }
 
 // State is where a layer is in its life.
-type State string
+type State = records.State
 
 // A layer is made (creating), usable (ready), perhaps filled from a tar (applying, then ready
 // again), and removed (removing). At Open, layers in any state but ready are removed.
 const (
-	StateCreating State = "creating"
-	StateReady    State = "ready"
-	StateApplying State = "applying"
-	StateRemoving State = "removing"
+	StateCreating = records.StateCreating
+	StateReady    = records.StateReady
+	StateApplying = records.StateApplying
+	StateRemoving = records.StateRemoving
 )
 
 // Info is what the store knows about a layer.
@@ -100,12 +101,7 @@ type Info struct {
 }
 
 // Applied describes the tar that filled a layer.
-type Applied struct {
-	Size   int64  `json:"size"`   // sum of the file sizes in it, bytes: what Apply returned
-	Bytes  int64  `json:"bytes"`  // length of the tar, bytes
-	Digest string `json:"digest"` // sha256:... of the tar (Docker's DiffID)
-	Exact  bool   `json:"exact"`  // the tar can be given back byte for byte
-}
+type Applied = records.Applied
 
 // StoreInfo describes an open store.
 type StoreInfo struct {

@@ -5,19 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"golang.org/x/sync/errgroup"
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/layertar/dirsink"
 	"strata/backend/internal/layertar/tarlog"
 	"strata/backend/internal/layertar/unpack"
-	"strata/backend/internal/tree"
 )
 
 // logPath is where the headers of the tar that filled a layer are kept. A link has none.
@@ -90,12 +87,12 @@ func (s *Store) beginApply(ctx context.Context, name string, whole bool) (contex
 
 // noteApply moves a layer to the state applying. It wants l.mu.
 func (s *Store) noteApply(l *layer) error {
-	path := s.path(layersDir, l.rec.ID)
-	if err := s.moveRecord(l, recordName(path, l.rec.Draft), path+partSuffix, StateApplying); err != nil {
+	if err := s.records.Fill(l.rec); err != nil {
 		return err
 	}
+	s.setState(l, StateApplying)
 	l.fresh = false
-	if err := s.syncStep(); err != nil {
+	if err := s.sync.step(); err != nil {
 		return err
 	}
 	return failpoint.Hit("store.apply.begun")
@@ -143,7 +140,7 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 	if err := failpoint.Hit("store.apply.unpacked"); err != nil {
 		return a, err
 	}
-	if err := s.settle(ctx, d, log); err != nil {
+	if err := s.sync.unpacked(ctx, d, log); err != nil {
 		return a, err
 	}
 	if err := failpoint.Hit("store.apply.synced"); err != nil {
@@ -155,69 +152,28 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 		return a, err
 	}
 	a = Applied{Size: res.Size, Bytes: res.Bytes, Digest: res.Digest, Exact: exact}
-	path := s.path(layersDir, l.rec.ID)
 	if !whole { // Commit will make the record durable
-		err = s.moveRecord(l, path+partSuffix, recordName(path, l.rec.Draft), StateReady)
-		l.settled = err == nil && s.durable()
-		return a, err
+		if err := s.records.Filled(l.rec); err != nil {
+			return a, err
+		}
+		s.setState(l, StateReady)
+		l.content.unpacked(&s.sync)
+		return a, nil
 	}
-	if err := s.sealLocked(ctx, l, s.recordSyncer(), func(r *record) { r.State, r.Applied = StateReady, &a }); err != nil {
+	if err := s.sealLocked(ctx, l, s.sync.record(), func(r *record) { r.State, r.Applied = StateReady, &a }); err != nil {
 		return a, err
 	}
 	if err := failpoint.Hit("store.apply.recorded"); err != nil {
 		return a, err
 	}
-	return a, errors.Join(os.Remove(path+partSuffix), s.syncStep())
+	return a, errors.Join(s.records.Replaced(l.rec.ID), s.sync.step())
 }
 
-// moveRecord gives a layer's record the name that says its state. It wants l.mu.
-func (s *Store) moveRecord(l *layer, from, to string, state State) error {
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
+// setState notes a state that the name of the layer's record says. It wants l.mu.
+func (s *Store) setState(l *layer, state State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.rec.State = state
-	return nil
-}
-
-// settle closes the log and makes durable what unpacking has not.
-func (s *Store) settle(ctx context.Context, d backend.Layer, log *tarlog.Writer) error {
-	if log != nil {
-		if s.durable() {
-			var group errgroup.Group
-			group.Go(log.Sync)
-			group.Go(func() error { return tree.Sync(s.path(logsDir)) })
-			if err := group.Wait(); err != nil {
-				return err
-			}
-		}
-		if err := log.Close(); err != nil {
-			return err
-		}
-	}
-	if s.able.content != nil || s.able.placer != nil && s.able.sinker == nil {
-		return nil // sealing will do it, or unpacking has done it
-	}
-	return s.syncContent(ctx, d)
-}
-
-// syncContent makes everything in a layer durable.
-func (s *Store) syncContent(ctx context.Context, d backend.Layer) error {
-	if !s.durable() {
-		return nil
-	}
-	switch {
-	case s.able.content != nil:
-		return s.able.content.SyncContent(ctx, d)
-	case s.able.placer == nil:
-		return s.syncHome(ctx)
-	}
-	p, err := s.able.placer.Place(ctx, d)
-	if err != nil {
-		return err
-	}
-	return dirsink.Flush(ctx, p.Dir)
 }
 
 // unpack applies a tar to a layer that nobody else uses.
@@ -232,7 +188,7 @@ func (s *Store) unpack(ctx context.Context, d backend.Layer, r io.Reader, o unpa
 	defer func() { err = errors.Join(err, release()) }()
 	return dirsink.Apply(ctx, place.Dir, r, dirsink.Options{
 		Whiteouts: place.Whiteouts, Marks: place.Marks, Below: place.Below,
-		IDMap: d.IDMap, Durable: s.durable() && s.able.content == nil,
+		IDMap: d.IDMap, Durable: s.sync.unpacks(),
 	}, o)
 }
 
@@ -259,9 +215,4 @@ func noteOddities(ctx context.Context, name string, res unpack.Result) {
 			log.G(ctx).WithFields(log.Fields{"layer": name, "count": n.Count, "first": n.First}).Warn(n.text)
 		}
 	}
-}
-
-// syncHome makes the whole file system of the backend's home durable.
-func (s *Store) syncHome(ctx context.Context) error {
-	return dirsink.Flush(ctx, home(s.cfg.Root, s.meta.Backend))
 }

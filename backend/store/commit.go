@@ -8,6 +8,7 @@ import (
 
 	"strata/backend"
 	"strata/backend/internal/failpoint"
+	"strata/backend/store/records"
 )
 
 // Commit makes a layer that was written to a read-only one of another name. It keeps its data and its ID: only the
@@ -20,7 +21,7 @@ func (s *Store) Commit(ctx context.Context, name, as string, o CommitOptions) er
 	if err := s.writable(); err != nil {
 		return err
 	}
-	if err := checkName(as); err != nil {
+	if err := records.CheckName(as); err != nil {
 		return err
 	}
 	if err := checkLabels(o.Labels); err != nil {
@@ -148,7 +149,7 @@ func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer
 			return err
 		}
 	}
-	err := s.sealLocked(ctx, l, s.commitSyncer(ctx, l), func(r *record) {
+	err := s.sealLocked(ctx, l, s.sync.committed(ctx, s.describe(l), l.content), func(r *record) {
 		r.Name, r.Labels, r.Detached, r.Lent = as, o.Labels, false, false
 		if parent != nil {
 			r.Parent = s.snapshot(parent).ID
@@ -157,22 +158,7 @@ func (s *Store) commitAs(ctx context.Context, l *layer, as string, parent *layer
 	if err != nil {
 		return err
 	}
-	return s.syncStep()
-}
-
-// commitSyncer makes a committed layer's record durable, and with it the content unless that is so already or sealing does
-// it. It wants l.mu.
-func (s *Store) commitSyncer(ctx context.Context, l *layer) syncer {
-	if l.settled || s.able.content != nil || !s.durable() {
-		return s.recordSyncer()
-	}
-	d := s.describe(l)
-	return func(path string) error {
-		if err := s.syncContent(ctx, d); err != nil || s.journal { // then it was the record's file system, too
-			return err
-		}
-		return syncFile(path)
-	}
+	return s.sync.step()
 }
 
 // rebase gives a detached layer its parent, or none. It wants l.mu.
@@ -182,9 +168,7 @@ func (s *Store) rebase(ctx context.Context, l, parent *layer) error {
 	if err := s.able.rebaser.Rebase(ctx, d); err != nil {
 		return err
 	}
-	if s.stepwise() { // else the sync of the record does it: it changed names and attributes only
-		l.settled = false
-	}
+	l.content.rebased(&s.sync)
 	if err := failpoint.Hit("store.commit.rebased"); err != nil || parent == nil {
 		return err
 	}

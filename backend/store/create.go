@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -13,6 +12,7 @@ import (
 	"strata/backend"
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/layertar/unpack"
+	"strata/backend/store/records"
 )
 
 // Create makes a layer, writable until it is sealed by its first child or by Apply. parent "" makes
@@ -34,7 +34,7 @@ func (s *Store) Create(ctx context.Context, name, parent string, o CreateOptions
 			return fmt.Errorf("parent: %w", err)
 		}
 	}
-	return s.create(ctx, name, p, o, making{sync: s.syncCreated, fill: func(ctx context.Context, l *layer) error {
+	return s.create(ctx, name, p, o, making{sync: s.sync.created, fill: func(ctx context.Context, l *layer) error {
 		l.fresh = true
 		return s.makeEmpty(ctx, s.describe(l))
 	}})
@@ -61,7 +61,7 @@ func (s *Store) Clone(ctx context.Context, name, template string, o CreateOption
 	if o.IDMap == nil {
 		o.IDMap = s.snapshot(t).IDMap
 	}
-	err = s.create(ctx, name, t.parent, o, making{kept: true, sync: s.syncContent, fill: func(ctx context.Context, l *layer) error {
+	err = s.create(ctx, name, t.parent, o, making{kept: true, sync: s.sync.content, fill: func(ctx context.Context, l *layer) error {
 		return s.copyInto(ctx, s.describe(l), t)
 	}})
 	return interrupted(ctx, err)
@@ -152,7 +152,7 @@ func (s *Store) create(ctx context.Context, name string, parent *layer, o Create
 
 // free returns an error if the name cannot be given to a new layer now.
 func (s *Store) free(name string) error {
-	if err := checkName(name); err != nil {
+	if err := records.CheckName(name); err != nil {
 		return err
 	}
 	s.mu.RLock()
@@ -205,13 +205,7 @@ func (s *Store) graft(l *layer) {
 
 // build writes the intent, makes the data, and writes the outcome.
 func (s *Store) build(ctx context.Context, l *layer, m making) error {
-	path := s.path(layersDir, l.rec.ID)
-	sync := s.recordSyncer()
-	intent := sync
-	if !s.stepwise() {
-		intent = nil
-	}
-	if err := writeText(path+newSuffix, l.rec, intent); err != nil {
+	if err := s.records.Intend(l.rec, s.sync.intent()); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("store.create.intended"); err != nil {
@@ -223,6 +217,7 @@ func (s *Store) build(ctx context.Context, l *layer, m making) error {
 	if err := failpoint.Hit("store.create.filled"); err != nil {
 		return err
 	}
+	sync := s.sync.record()
 	if l.rec.Draft {
 		sync = nil
 	} else if err := m.sync(ctx, s.describe(l)); err != nil {
@@ -233,49 +228,23 @@ func (s *Store) build(ctx context.Context, l *layer, m making) error {
 	}
 	rec := l.rec
 	rec.State = StateReady
-	if err := writeText(path+newSuffix, rec, sync); err != nil {
+	if err := s.records.Publish(rec, sync); err != nil {
 		return err
-	}
-	if !rec.Draft {
-		if err := os.Rename(path+newSuffix, path); err != nil {
-			return err
-		}
 	}
 	if err := failpoint.Hit("store.create.named"); err != nil {
 		return err
 	}
-	if err := s.syncStep(); err != nil {
+	if err := s.sync.step(); err != nil {
 		return err
 	}
 	s.setRecord(l, rec)
 	return nil
 }
 
-// syncCreated makes a layer durable that shows what its parent shows. If it consists of names only,
-// the sync of its record in the same journal is enough.
-func (s *Store) syncCreated(ctx context.Context, d backend.Layer) error {
-	switch {
-	case !s.namesOnly(d):
-		return s.syncContent(ctx, d)
-	case s.stepwise():
-		return s.able.syncer.SyncCreated(ctx, d)
-	}
-	return nil
-}
-
-// namesOnly tells that a layer that was just created consists of names only: no data has to be written for it.
-func (s *Store) namesOnly(d backend.Layer) bool {
-	mapped := d.IDMap != nil // files may have been copied, or changed through a mount
-	if len(d.Parents) > 0 {
-		mapped = !d.IDMap.Equal(d.Parents[0].IDMap)
-	}
-	return s.able.syncer != nil && !mapped
-}
-
 // draft marks a new layer as expendable until it is sealed. That is allowed only if the later sync of its record also
 // persists its creation.
 func (s *Store) draft(l *layer) {
-	if !s.journal || !s.namesOnly(s.describe(l)) {
+	if !s.sync.expendable(s.describe(l)) {
 		return
 	}
 	s.mu.Lock()
@@ -316,12 +285,12 @@ func (s *Store) seal(ctx context.Context, l *layer) error {
 	if err != nil || rec.Sealed {
 		return err
 	}
-	return s.layerError("seal", l, s.sealLocked(ctx, l, s.recordSyncer(), func(*record) {}))
+	return s.layerError("seal", l, s.sealLocked(ctx, l, s.sync.record(), func(*record) {}))
 }
 
 // sealLocked seals a layer and makes another change to its record with it. A power cut may undo both
-// until the next call of syncStep. It wants l.mu.
-func (s *Store) sealLocked(ctx context.Context, l *layer, sync syncer, change func(*record)) error {
+// until the next call of durability.step. It wants l.mu.
+func (s *Store) sealLocked(ctx context.Context, l *layer, sync records.Syncer, change func(*record)) error {
 	if !s.snapshot(l).Sealed && s.able.sealer != nil {
 		if err := s.able.sealer.Seal(ctx, s.describe(l)); err != nil {
 			return err

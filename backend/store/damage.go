@@ -1,134 +1,52 @@
 package store
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"hash/crc32"
 	"maps"
-	"math/bits"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"strata/backend/internal/mount"
+	"strata/backend/store/records"
 )
 
 // badRecord is a record that cannot be used. It stays where it is, nobody gets its ID, and what it may stand on is kept,
 // until Check mends it.
 type badRecord struct {
-	id   string
-	file string // its name in layers/
-	err  error
-	says *record // what it says, or said before it was damaged; nil if nobody can tell
-	how  string  // how that was found, "" if the record is not damaged and only not to be used
-	read bool    // its damaged text was read as it is: any word of it may be wrong
-	lost bool    // so is its parent's ID, most likely: no layer has that
-
+	*records.Bad
+	lost  bool     // its text was read as it is, and its parent's ID is damaged, most likely: no layer has that
 	holds []*layer // counted among their children; guarded by Store.mu
-}
-
-// restore finds out what a damaged record said, if somebody can tell.
-func (b *badRecord) restore(text []byte) {
-	if fixed, where := flipBack(text); fixed != nil {
-		var r record
-		if decode(fixed, &r) == nil && r.check(b.id) == nil {
-			b.says, b.how = &r, where
-			return
-		}
-	}
-	line, _, _ := bytes.Cut(text, []byte{'\n'})
-	var r record
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields() // a name of a field may be damaged, too
-	if d.Decode(&r) != nil || d.InputOffset() != int64(len(line)) || r.check(b.id) != nil || checkName(r.Name) != nil || r.Created.IsZero() {
-		return
-	}
-	b.says, b.how, b.read = &r, "its text can be read, but its checksum is that of another text: it was edited, or more than one bit is wrong", true
-}
-
-// sumLength is the length of a record's last line.
-const sumLength = 9
-
-// flipBack returns the text with a bit turned such that its checksum is right, and where that was; nil if there is none. Of two
-// texts of this kind with right checksums at least six bits differ in any 5,000 bits, and four in any 2^31.
-func flipBack(text []byte) ([]byte, string) {
-	n := len(text) - sumLength
-	if n <= 0 {
-		return nil, ""
-	}
-	line, sum := text[:n], text[n:]
-	is := crc32.Checksum(line, castagnoli)
-	right := fmt.Appendf(nil, "%08x\n", is)
-	var wrong uint32
-	if wrongBits(sum, right) == 1 {
-		return slices.Concat(line, right), "one bit of its checksum is wrong"
-	}
-	if _, err := fmt.Sscanf(string(sum), "%08x\n", &wrong); err != nil {
-		return nil, ""
-	}
-	i, bit := flippedBit(is^wrong, n)
-	if i < 0 {
-		return nil, ""
-	}
-	fixed := bytes.Clone(text)
-	fixed[i] ^= 1 << bit
-	return fixed, fmt.Sprintf("one bit of it is wrong, in byte %d", i)
-}
-
-func wrongBits(a, b []byte) (n int) {
-	for i := range a {
-		n += bits.OnesCount8(a[i] ^ b[i])
-	}
-	return n
-}
-
-// flippedBit returns which bit of n bytes, flipped, changes their CRC-32C by that much, a byte of -1 if none does. It goes from
-// the last byte to the first: what a bit changes there is what it changes in the byte behind, one zero byte later.
-func flippedBit(change uint32, n int) (index, bit int) {
-	var changes [8]uint32
-	for bit := range changes {
-		changes[bit] = castagnoli[1<<bit]
-	}
-	for i := n - 1; i >= 0; i-- {
-		if bit := slices.Index(changes[:], change); bit >= 0 {
-			return i, bit
-		}
-		for bit, c := range changes {
-			changes[bit] = castagnoli[byte(c)] ^ c>>8
-		}
-	}
-	return -1, 0
 }
 
 // quarantine takes the bad records in. What was cut off, and so is to be removed, is bad as well if its text is torn and
 // a layer stands on it, or something mounted has it: then it was whole.
-func (s *Store) quarantine(r *reading, used *usage) {
-	s.bad = make(map[string]*badRecord, len(r.bad))
-	for _, b := range r.bad {
-		s.bad[b.id] = b
+func (s *Store) quarantine(r *records.Reading, used *usage) {
+	s.bad = make(map[string]*badRecord, len(r.Bad))
+	for _, b := range r.Bad {
+		s.bad[b.ID] = &badRecord{Bad: b}
 	}
 	named := map[string]bool{}
-	for _, rec := range r.recs {
+	for _, rec := range r.Records {
 		named[rec.Parent] = true
 	}
-	for _, b := range r.bad {
-		if b.says != nil {
-			named[b.says.Parent] = true
+	for _, b := range r.Bad {
+		if b.Says != nil {
+			named[b.Says.Parent] = true
 		}
 	}
-	for id, b := range r.torn {
+	for id, b := range r.Torn {
 		if named[id] || used.has(id) {
-			s.bad[id] = b
+			s.bad[id] = &badRecord{Bad: b}
 		}
 	}
-	r.recs = slices.DeleteFunc(r.recs, func(rec record) bool { return s.bad[rec.ID] != nil })
-	s.doubt(r.recs)
+	r.Records = slices.DeleteFunc(r.Records, func(rec record) bool { return s.bad[rec.ID] != nil })
+	s.doubt(r.Records)
 }
 
 // unclear says that nobody can tell what the layer stands on.
-func (b *badRecord) unclear() bool { return b.says == nil || b.lost }
+func (b *badRecord) unclear() bool { return b.Says == nil || b.lost }
 
 // doubt notes which damaged records name a parent that is not there.
 func (s *Store) doubt(recs []record) {
@@ -142,8 +60,8 @@ func (s *Store) doubt(recs []record) {
 		}
 	}
 	for _, b := range s.bad {
-		if b.read && !there[b.says.Parent] && s.bad[b.says.Parent] == nil {
-			b.lost, b.how = true, ""
+		if b.Read && !there[b.Says.Parent] && s.bad[b.Says.Parent] == nil {
+			b.lost, b.How = true, ""
 		}
 	}
 }
@@ -154,10 +72,10 @@ func (s *Store) holdParents(onDisk map[string]bool) {
 	for _, b := range s.bad {
 		switch {
 		case !b.unclear():
-			if p := s.byID[b.says.Parent]; p != nil {
+			if p := s.byID[b.Says.Parent]; p != nil {
 				b.hold(p)
 			}
-		case onDisk[b.id]:
+		case onDisk[b.ID]:
 			for _, l := range s.byID {
 				if l.rec.State == StateRemoving && l.rec.Sealed {
 					b.hold(l)
@@ -250,16 +168,16 @@ func (s *Store) need(id string, used *usage) string {
 	switch {
 	case b == nil:
 		return ""
-	case b.how != "":
+	case b.How != "":
 		return "its record is damaged: strata check --repair mends it"
 	case b.lost:
 		return "its record is damaged: see strata check"
-	case !errdefs.IsDataLoss(b.err):
-		return b.err.Error() + "; see strata check"
+	case !errdefs.IsDataLoss(b.Err):
+		return b.Err.Error() + "; see strata check"
 	}
 	for _, other := range s.bad { // it may stand on this one
-		if other != b && other.unclear() && (len(s.namers(other.id)) > 0 || used.has(other.id)) {
-			return "layer " + other.id + ", whose record is damaged, too, is needed and may stand on it"
+		if other != b && other.unclear() && (len(s.namers(other.ID)) > 0 || used.has(other.ID)) {
+			return "layer " + other.ID + ", whose record is damaged, too, is needed and may stand on it"
 		}
 	}
 	return ""
@@ -273,8 +191,8 @@ func (s *Store) namers(id string) (names []string) {
 		}
 	}
 	for _, b := range s.bad {
-		if b.says != nil && b.id != id && (b.says.Parent == id || b.says.Replaces == id) {
-			names = append(names, b.says.Name)
+		if b.Says != nil && b.ID != id && (b.Says.Parent == id || b.Says.Replaces == id) {
+			names = append(names, b.Says.Name)
 		}
 	}
 	slices.Sort(names)
@@ -299,5 +217,5 @@ func enumerate(names []string) string {
 func (s *Store) badRecords() []*badRecord {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return slices.SortedFunc(maps.Values(s.bad), func(a, b *badRecord) int { return strings.Compare(a.id, b.id) })
+	return slices.SortedFunc(maps.Values(s.bad), func(a, b *badRecord) int { return strings.Compare(a.ID, b.ID) })
 }

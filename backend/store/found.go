@@ -16,6 +16,7 @@ import (
 	"strata/backend/internal/failpoint"
 	"strata/backend/internal/mount"
 	"strata/backend/internal/tree"
+	"strata/backend/store/records"
 )
 
 // foundation is what a store is made in the place of.
@@ -62,7 +63,7 @@ func (s *Store) anew() (*foundation, error) {
 
 // newStore says what a new store promises. A directory without strata.json that has records is no new store.
 func (s *Store) newStore() (*foundation, error) {
-	n, err := countRecords(s.cfg.Root)
+	n, err := s.records.Count()
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +84,7 @@ func (s *Store) promise(backendName string) Meta {
 
 // holds says what keeps the store from being made anew, in words that follow others, or "" if nothing does.
 func (s *Store) holds() (string, error) {
-	switch n, err := countRecords(s.cfg.Root); {
+	switch n, err := s.records.Count(); {
 	case err != nil:
 		return "", err
 	case n == 1:
@@ -143,7 +144,7 @@ func (s *Store) found(ctx context.Context, f foundation) error {
 	if err := failpoint.Hit("store.found.opened"); err != nil {
 		return err
 	}
-	if err := writeFile(s.path(metaFile), s.meta, syncFile); err != nil {
+	if err := records.WriteFile(s.path(metaFile), s.meta, records.SyncFile); err != nil {
 		return err
 	}
 	if err := tree.Sync(s.path(), filepath.Dir(s.cfg.Root)); err != nil {

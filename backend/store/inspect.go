@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
+
+	"strata/backend/store/records"
 
 	"github.com/containerd/errdefs"
 )
@@ -45,7 +46,7 @@ func Inspect(root string) (Meta, error) {
 
 // readMeta reads strata.json, of any format. os.ErrNotExist if there is none.
 func readMeta(root string) (m Meta, err error) {
-	err = readFile(filepath.Join(root, metaFile), &m)
+	err = records.ReadFile(filepath.Join(root, metaFile), &m)
 	if errdefs.IsDataLoss(err) {
 		err = fmt.Errorf("%w: %s was edited or is damaged: %s", err, metaFile, cureMeta(root))
 	}
@@ -61,19 +62,8 @@ func (m Meta) checkFormat() error {
 
 // cureMeta says what to do about a strata.json that cannot be read.
 func cureMeta(root string) string {
-	if n, err := countRecords(root); err == nil && n == 0 {
+	if n, err := records.In(filepath.Join(root, layersDir)).Count(); err == nil && n == 0 {
 		return "the store holds no layers: remove the file, and the store is made anew"
 	}
 	return "undo the edit, or restore the file from a backup; what it says cannot be changed while the store holds layers"
-}
-
-// countRecords counts the records in layers/, whatever they say.
-func countRecords(root string) (n int, err error) {
-	entries, err := os.ReadDir(filepath.Join(root, layersDir))
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), tmpSuffix) {
-			n++
-		}
-	}
-	return n, err
 }

@@ -6,19 +6,19 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 
 	"strata/backend"
-	"strata/backend/internal/failpoint"
+	"strata/backend/store/records"
 )
+
+// record is what is known of a layer on the disk.
+type record = records.Record
 
 // layer is a layer in memory.
 //
@@ -32,9 +32,8 @@ type layer struct {
 
 	// fresh says that the layer was made empty by this process and never mounted writable: only then
 	// is a tar all that it holds. Guarded by mu.
-	fresh bool
-	// settled says that the content is on disk and no writable mounts were handed out since. Guarded by mu.
-	settled bool
+	fresh   bool
+	content persistence // guarded by mu
 
 	act activation
 
@@ -83,18 +82,6 @@ func newID() string {
 	b := make([]byte, 10)
 	_, _ = rand.Read(b) // documented never to fail
 	return strings.ToLower(base32.StdEncoding.EncodeToString(b))
-}
-
-// checkName refuses names that no client can mean: 1 to 255 bytes of printable UTF-8.
-func checkName(name string) error {
-	ok := name != "" && len(name) <= 255 && utf8.ValidString(name)
-	for _, r := range name {
-		ok = ok && unicode.IsPrint(r)
-	}
-	if !ok {
-		return fmt.Errorf("layer name %.64q: %w: want 1 to 255 bytes of printable UTF-8", name, errdefs.ErrInvalidArgument)
-	}
-	return nil
 }
 
 // lookup returns a layer that is neither removed nor being made; it may be one that is being removed. ErrNotFound,
@@ -291,37 +278,22 @@ func (s *Store) parentOf(l *layer) *layer {
 
 // update changes the layer's record on disk and then in memory. It wants l.mu.
 func (s *Store) update(l *layer, change func(*record)) error {
-	if err := s.rewrite(l, s.recordSyncer(), change); err != nil {
+	if err := s.rewrite(l, s.sync.record(), change); err != nil {
 		return err
 	}
-	return s.syncStep()
+	return s.sync.step()
 }
 
 // rewrite is update without the final directory sync. Without an ordered journal a power cut may undo it, or tear a
-// draft's record, until syncStep. sync makes the new text durable.
-func (s *Store) rewrite(l *layer, sync syncer, change func(*record)) error {
+// draft's record, until durability.step. sync makes the new text durable.
+func (s *Store) rewrite(l *layer, sync records.Syncer, change func(*record)) error {
 	old := s.snapshot(l)
 	rec := old
 	change(&rec)
-	if err := s.rewriteFile(old, rec, sync); err != nil {
+	if err := s.records.Replace(old, rec, sync); err != nil {
 		return err
 	}
 	s.setRecord(l, rec)
-	return nil
-}
-
-// rewriteFile does on disk what rewrite does, or leaves the old record.
-func (s *Store) rewriteFile(old, rec record, sync syncer) error {
-	path := s.path(layersDir, rec.ID)
-	if err := replaceRecord(path, rec, sync); err != nil {
-		if old.Draft {
-			return errors.Join(err, writeFile(path+newSuffix, old, nil))
-		}
-		if rerr := os.Remove(path + newSuffix); !errors.Is(rerr, os.ErrNotExist) {
-			err = errors.Join(err, rerr)
-		}
-		return err
-	}
 	return nil
 }
 
@@ -329,31 +301,6 @@ func (s *Store) setRecord(l *layer, rec record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.rec = rec
-}
-
-// recordName returns the name of a ready layer's record.
-func recordName(path string, draft bool) string {
-	if draft {
-		return path + newSuffix
-	}
-	return path
-}
-
-// replaceRecord replaces a layer's record. The new one counts as soon as it has the name with newSuffix: the sync that makes its
-// text durable does the same for that name, in a journal, so that the other needs none.
-func replaceRecord(path string, rec record, sync syncer) error {
-	if err := writeFile(path+newSuffix, rec, nil); err != nil || rec.Draft {
-		return err
-	}
-	if sync != nil {
-		if err := sync(path + newSuffix); err != nil {
-			return err
-		}
-	}
-	if err := failpoint.Hit("store.record.synced"); err != nil {
-		return err
-	}
-	return os.Rename(path+newSuffix, path)
 }
 
 // pinned is a layer that is not deleted until release is called.

@@ -16,7 +16,7 @@ import (
 	"strata/backend"
 	"strata/backend/internal/layertar/tarlog"
 	"strata/backend/internal/mount"
-	"strata/backend/internal/tree"
+	"strata/backend/store/records"
 )
 
 // badRecords reports records that cannot be used. Repair mends those of which it is known what they said, and moves those away to
@@ -32,14 +32,14 @@ func (c *checker) badRecords(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		detail, repaired := c.store.describeBad(b, c.listed && !c.onDisk[b.id]), ""
+		detail, repaired := c.store.describeBad(b, c.listed && !c.onDisk[b.ID]), ""
 		if c.Repair {
-			if repaired, err = c.store.mend(ctx, b, c.listed && !c.onDisk[b.id] && !used.has(b.id)); err != nil {
-				return fmt.Errorf("mend record %s: %w", b.file, err)
+			if repaired, err = c.store.mend(ctx, b, c.listed && !c.onDisk[b.ID] && !used.has(b.ID)); err != nil {
+				return fmt.Errorf("mend record %s: %w", b.File, err)
 			}
 		}
-		if repaired != "" || c.store.isBad(b.id) {
-			c.report(FindingBadRecord, b.id, detail, repaired)
+		if repaired != "" || c.store.isBad(b.ID) {
+			c.report(FindingBadRecord, b.ID, detail, repaired)
 		}
 	}
 	return nil
@@ -47,36 +47,36 @@ func (c *checker) badRecords(ctx context.Context) error {
 
 // describeBad says what is wrong with a record, what depends on it, and what can be done.
 func (s *Store) describeBad(b *badRecord, noData bool) string {
-	switch _, now := readText(s.path(layersDir, b.file), b.id); {
+	switch _, now := s.records.Reread(b.File, b.ID); {
 	case now == nil:
-		return "the record is whole again: --repair, or the next start, takes its layer back; when the store was opened: " + b.err.Error()
-	case errors.Is(now.err, fs.ErrNotExist):
-		return "the record is gone: --repair, or the next start, forgets it; when the store was opened: " + b.err.Error()
+		return "the record is whole again: --repair, or the next start, takes its layer back; when the store was opened: " + b.Err.Error()
+	case errors.Is(now.Err, fs.ErrNotExist):
+		return "the record is gone: --repair, or the next start, forgets it; when the store was opened: " + b.Err.Error()
 	}
-	detail := b.err.Error()
+	detail := b.Err.Error()
 	s.mu.RLock()
-	names := s.namers(b.id)
+	names := s.namers(b.ID)
 	s.mu.RUnlock()
 	if len(names) > 0 {
 		detail += "; it is the parent of " + enumerate(names)
 	}
 	switch {
-	case b.how != "":
-		return detail + fmt.Sprintf("; %s: it is layer %q, and --repair mends it", b.how, b.says.Name)
+	case b.How != "":
+		return detail + fmt.Sprintf("; %s: it is layer %q, and --repair mends it", b.How, b.Says.Name)
 	case b.lost:
 		return detail + fmt.Sprintf("; it and its data are left alone: its text says that it is layer %q, above layer %s, which is not there, so that is damaged, too: "+
-			"restore the record from a backup", b.says.Name, b.says.Parent)
-	case b.says != nil:
+			"restore the record from a backup", b.Says.Name, b.Says.Parent)
+	case b.Says != nil:
 		return detail + "; it and its data are left alone: use the version of strata that wrote it"
 	case len(names) == 0 && noData:
 		return detail + "; nothing belongs to it: --repair moves it away"
 	}
-	if log, err := tarlog.Open(s.path(logsDir, b.id)); err == nil {
+	if log, err := tarlog.Open(s.path(logsDir, b.ID)); err == nil {
 		detail += "; it was filled from the tar " + log.Digest()
 		_ = log.Close() // nothing was written
 	}
 	giveUp := "give the layer up: once nothing stands on it, strata gc --yes removes it"
-	if !errdefs.IsDataLoss(b.err) { // gc removes what is no record of ours as little as its data
+	if !errdefs.IsDataLoss(b.Err) { // gc removes what is no record of ours as little as its data
 		giveUp = "give the layer up: take that away, and once nothing stands on the layer strata gc --yes removes its data"
 	}
 	return detail + "; its name and its parent cannot be told, so it and its data are left alone: restore the record from a backup, or " + giveUp
@@ -88,17 +88,17 @@ func (s *Store) mend(ctx context.Context, b *badRecord, alone bool) (done string
 	s.mending.Lock()
 	defer s.mending.Unlock()
 	s.mu.RLock()
-	there, needed := s.bad[b.id] == b, len(s.namers(b.id)) > 0
+	there, needed := s.bad[b.ID] == b, len(s.namers(b.ID)) > 0
 	s.mu.RUnlock()
 	switch {
 	case !there:
 		return "", nil
-	case b.how != "":
+	case b.How != "":
 		return s.rewriteBad(ctx, b)
-	case b.says != nil || needed || !alone:
+	case b.Says != nil || needed || !alone:
 		return "", nil
 	}
-	kept, err := s.setAside(layersDir, b.file, os.Rename)
+	kept, err := s.setAside(layersDir, b.File, os.Rename)
 	if err != nil {
 		return "", err
 	}
@@ -108,20 +108,20 @@ func (s *Store) mend(ctx context.Context, b *badRecord, alone bool) (done string
 
 // rewriteBad writes what a damaged record said, and takes its layer into the tree. It wants Store.mending.
 func (s *Store) rewriteBad(ctx context.Context, b *badRecord) (done string, err error) {
-	kept, err := s.writeAnew(b.file, *b.says)
+	kept, err := s.writeAnew(b.File, *b.Says)
 	if err != nil {
 		return "", err
 	}
-	if err := s.takeBack(ctx, b, *b.says); err != nil {
+	if err := s.takeBack(ctx, b, *b.Says); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("layer %q is back; the damaged text is in %s", b.says.Name, kept), nil
+	return fmt.Sprintf("layer %q is back; the damaged text is in %s", b.Says.Name, kept), nil
 }
 
 // takeBack puts the layer of a record that was bad where Open would have put it. It wants Store.mending.
 func (s *Store) takeBack(ctx context.Context, b *badRecord, rec record) error {
 	l := &layer{rec: rec, link: rec.Link}
-	if _, state := parseName(b.file); state == StateRemoving || state == StateApplying || l.rec.State != StateReady {
+	if _, state := records.Parse(b.File); state == StateRemoving || state == StateApplying || l.rec.State != StateReady {
 		l.gone, l.rec.State = true, StateRemoving
 	}
 	l.mu.Lock()
@@ -138,8 +138,8 @@ func (s *Store) takeBack(ctx context.Context, b *badRecord, rec record) error {
 		s.gates.mu.Unlock()
 	}
 	s.mu.Lock()
-	delete(s.bad, b.id)
-	s.byID[b.id] = l
+	delete(s.bad, b.ID)
+	s.byID[b.ID] = l
 	s.regraft(l)
 	if l.gone {
 		l.children++ // so that letGo does not let it leave before it counts
@@ -171,7 +171,7 @@ func (s *Store) regraft(l *layer) {
 		}
 	}
 	for _, other := range s.bad {
-		if other.says != nil && other.says.Parent == l.rec.ID {
+		if other.Says != nil && other.Says.Parent == l.rec.ID {
 			other.hold(l)
 		}
 	}
@@ -193,7 +193,7 @@ func (s *Store) putAway(b *badRecord) error {
 	}
 	s.mending.Lock()
 	defer s.mending.Unlock()
-	_, err := s.setAside(layersDir, b.file, os.Rename)
+	_, err := s.setAside(layersDir, b.File, os.Rename)
 	if errors.Is(err, fs.ErrNotExist) { // by an earlier try
 		return nil
 	}
@@ -218,10 +218,7 @@ func (s *Store) setAside(dir, name string, how func(from, to string) error) (pat
 	if err := how(s.path(dir, name), path); err != nil {
 		return "", err
 	}
-	if !s.durable() {
-		return path, nil
-	}
-	return path, tree.Sync(s.path(damagedDir))
+	return path, s.sync.entries(s.path(damagedDir))
 }
 
 // strays reports what lies in layers/ and logs/ and belongs to no layer. Repair moves it to damaged/.
@@ -252,7 +249,7 @@ func (c *checker) strays(context.Context) error {
 
 func (c *checker) stray(dir, name, why string) error {
 	repaired := ""
-	id, _ := parseName(name)
+	id, _ := records.Parse(name)
 	if c.Repair && !c.onDisk[id] {
 		c.store.mending.Lock()
 		kept, err := c.store.setAside(dir, name, os.Rename)
@@ -279,8 +276,7 @@ func (c *checker) straysIn(dir string) (map[string]string, error) {
 	for _, e := range entries {
 		id, suffix := e.Name(), ""
 		if dir == layersDir {
-			id = strings.TrimSuffix(id, tmpSuffix)
-			id, _ = parseName(id)
+			id, _ = records.Parse(id)
 			suffix = e.Name()[len(id):]
 		}
 		if why := c.judgeEntry(dir, id, suffix, e); why != "" {

@@ -70,7 +70,9 @@ func (s *Store) mountLayer(ctx context.Context, l *layer, rec record, o MountOpt
 // handOut notes that whoever is told where a layer is mounted may write to it, but for the store itself. It wants l.mu.
 func (l *layer) handOut(o MountOptions) {
 	l.fresh = l.fresh && o.view
-	l.settled = l.settled && o.view
+	if !o.view {
+		l.content.exposed()
+	}
 }
 
 // Mounts tells how to mount the layer, for a client that does so itself, in the words of mount(8) (backend/internal/mount,
@@ -100,7 +102,8 @@ func (s *Store) Mounts(ctx context.Context, name string, o MountOptions) ([]back
 		return nil, s.layerError("describe mounts of", l, err)
 	}
 	if !rec.Sealed && !o.ReadOnly && !o.Describe {
-		l.fresh, l.settled = false, false
+		l.fresh = false
+		l.content.exposed()
 	}
 	return mounts, nil
 }

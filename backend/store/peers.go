@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"strata/backend/store/records"
+
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 )
@@ -70,12 +72,12 @@ func (p *peer) look() (recs []record, changed bool, err error) {
 	if err != nil || fi.ModTime().Equal(p.read) {
 		return nil, false, err
 	}
-	r, err := readRecords(dir, false) // unreadable records are their owner's business
+	r, err := records.In(dir).ReadAll(false) // unreadable records are their owner's business
 	if err != nil {
 		return nil, false, err
 	}
 	p.read = fi.ModTime()
-	return r.recs, true, nil
+	return r.Records, true, nil
 }
 
 // add adds layers that were sealed since the last look. Layers that vanished stay known: their use fails with

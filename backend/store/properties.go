@@ -91,7 +91,7 @@ func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) err
 	rec := s.snapshot(l)
 	from, old := rec.IDMap, rec.ID
 	rec.ID, rec.Replaces, rec.IDMap, rec.State, rec.Draft = newID(), old, m, StateCreating, false
-	n := &layer{parent: l.parent, rec: rec, fresh: l.fresh, settled: l.settled}
+	n := &layer{parent: l.parent, rec: rec, fresh: l.fresh, content: l.content}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.mu.Lock()
@@ -106,7 +106,7 @@ func (s *Store) SetIDMap(ctx context.Context, name string, m *backend.IDMap) err
 		d.IDMap = m
 		return s.mapOwners(ctx, d, from)
 	}
-	if err := s.build(ctx, n, making{fill: copied, sync: s.syncContent}); err != nil {
+	if err := s.build(ctx, n, making{fill: copied, sync: s.sync.content}); err != nil {
 		return errors.Join(s.layerError("map owners of", l, err), s.abandon(n))
 	}
 	return s.replace(l, n)

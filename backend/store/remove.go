@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/log"
 
 	"strata/backend/internal/failpoint"
-	"strata/backend/internal/tree"
 )
 
 // Remove removes a layer: ends streams on it, unmounts it whatever its count, forgets the name
@@ -166,35 +165,7 @@ func (s *Store) unname(l *layer) {
 
 // markGone renames the record of a layer that is removed or whose making failed. It wants l.mu, unless the layer has left the tree.
 func (s *Store) markGone(l *layer) error {
-	path := s.path(layersDir, l.rec.ID)
-	if s.snapshot(l).State == StateApplying {
-		// ID.part says as much, unless a record is left that was to follow it. Where the disk is full, ZFS has no room for a rename.
-		if err := os.Remove(path + newSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
-	}
-	for _, from := range []string{path + newSuffix, path} { // it may have no record yet, and two after a failure
-		err := os.Rename(from, path+goneSuffix)
-		if err != nil && !errors.Is(err, os.ErrNotExist) && from != path {
-			err = s.tear(from)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-// tear empties ID.new, which then speaks of a layer whose making has not ended. Where the disk is full, ZFS can do that, and not rename it.
-func (s *Store) tear(path string) error {
-	if err := os.Truncate(path, 0); err != nil {
-		return err
-	}
-	if sync := s.recordSyncer(); sync != nil {
-		return sync(path)
-	}
-	return nil
+	return s.records.Retire(l.rec.ID, s.snapshot(l).State, s.sync.record())
 }
 
 // leave takes a removed layer out of the tree unless it has children or is read, and with it the removed parents
@@ -223,7 +194,7 @@ func (s *Store) erase(ctx context.Context, layers []*layer) (left []*layer, err 
 		}
 		marked = append(marked, l)
 	}
-	if err := s.syncRecords(); err != nil {
+	if err := s.sync.names(); err != nil {
 		return layers, errors.Join(append(errs, err)...)
 	}
 	for _, l := range marked {
@@ -233,7 +204,7 @@ func (s *Store) erase(ctx context.Context, layers []*layer) (left []*layer, err 
 		}
 		erased = append(erased, l)
 	}
-	if err := s.syncDeleted(); err != nil {
+	if err := s.sync.deleted(); err != nil {
 		return layers, errors.Join(append(errs, err)...)
 	}
 	for _, l := range erased {
@@ -260,21 +231,13 @@ func (s *Store) eraseData(ctx context.Context, l *layer) error {
 	return failpoint.Hit("store.remove.deleted")
 }
 
-// syncDeleted makes it durable that data is gone from the backend's home.
-func (s *Store) syncDeleted() error {
-	if !s.durable() {
-		return nil
-	}
-	return tree.SyncDeleted(home(s.cfg.Root, s.meta.Backend))
-}
-
 // forget removes the record of a layer without data.
 func (s *Store) forget(l *layer) error {
-	record := s.path(layersDir, l.rec.ID)
-	for _, path := range []string{s.logPath(l), record + partSuffix, record + newSuffix, record, record + goneSuffix} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+	if err := os.Remove(s.logPath(l)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := s.records.Forget(l.rec.ID); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	delete(s.byID, l.rec.ID)

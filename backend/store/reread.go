@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 
+	"strata/backend/store/records"
+
 	"github.com/containerd/errdefs"
 )
 
@@ -16,13 +18,13 @@ func (s *Store) rereadBad(ctx context.Context) error {
 	s.mending.Lock()
 	defer s.mending.Unlock()
 	for _, b := range s.badRecords() {
-		rec, now := readText(s.path(layersDir, b.file), b.id)
+		rec, now := s.records.Reread(b.File, b.ID)
 		switch {
 		case now == nil:
 			if err := s.takeBack(ctx, b, rec); err != nil {
 				return err
 			}
-		case errors.Is(now.err, fs.ErrNotExist):
+		case errors.Is(now.Err, fs.ErrNotExist):
 			s.giveUp(b)
 		}
 	}
@@ -32,7 +34,7 @@ func (s *Store) rereadBad(ctx context.Context) error {
 // giveUp forgets a record that is not there any more.
 func (s *Store) giveUp(b *badRecord) {
 	s.mu.Lock()
-	delete(s.bad, b.id)
+	delete(s.bad, b.ID)
 	leaving := b.letGo()
 	s.mu.Unlock()
 	s.deleter.add(leaving...)
@@ -55,13 +57,13 @@ func (c *checker) recordOnDisk(l *layer) error {
 		return nil
 	}
 	rec := s.snapshot(l)
-	file := recordName(rec.ID, rec.Draft)
-	_, bad := readText(s.path(layersDir, file), rec.ID)
+	file := records.FileOf(rec)
+	_, bad := s.records.Reread(file, rec.ID)
 	switch {
 	case bad == nil:
 		return nil
-	case !damages(bad.err):
-		return bad.err
+	case !damages(bad.Err):
+		return bad.Err
 	}
 	repaired := ""
 	if c.Repair {
@@ -73,7 +75,7 @@ func (c *checker) recordOnDisk(l *layer) error {
 			repaired += "; what was there is in " + kept
 		}
 	}
-	c.report(FindingBadRecord, rec.Name, bad.err.Error()+"; the layer works until Strata ends, and --repair, before that, writes its record anew", repaired)
+	c.report(FindingBadRecord, rec.Name, bad.Err.Error()+"; the layer works until Strata ends, and --repair, before that, writes its record anew", repaired)
 	return nil
 }
 
@@ -84,7 +86,7 @@ func damages(err error) bool {
 
 // writeAnew writes a damaged record, and says where in damaged/ is what was in its place, "" if nothing was. It wants Store.mending.
 func (s *Store) writeAnew(file string, rec record) (kept string, err error) {
-	switch fi, err := os.Lstat(s.path(layersDir, file)); {
+	switch fi, err := os.Lstat(s.records.Path(file)); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return "", err
@@ -99,8 +101,8 @@ func (s *Store) writeAnew(file string, rec record) (kept string, err error) {
 			return "", err
 		}
 	}
-	if err := writeFile(s.path(layersDir, file), rec, s.recordSyncer()); err != nil {
+	if err := records.WriteFile(s.records.Path(file), rec, s.sync.record()); err != nil {
 		return "", err
 	}
-	return kept, s.syncRecords()
+	return kept, s.sync.names()
 }

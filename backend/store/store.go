@@ -10,14 +10,13 @@ import (
 	"slices"
 	"sort"
 	"sync"
-	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"strata/backend"
 	"strata/backend/internal/mount"
-	"strata/backend/internal/tree"
+	"strata/backend/store/records"
 )
 
 // Store is an open store. All methods may be called concurrently.
@@ -26,9 +25,9 @@ type Store struct {
 	meta    Meta
 	backend backend.Backend
 	able    abilities
-	lock    *os.File    // holds the flock; nil for a read-only store
-	lazy    atomic.Bool // SyncNone
-	journal bool        // records and data share a journal that is written in order
+	lock    *os.File // holds the flock; nil for a read-only store
+	records records.Dir
+	sync    durability
 	peers   []*peer
 	deleter *deleter
 	gates   gates
@@ -70,7 +69,9 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{cfg: c, byName: map[string]*layer{}, byID: map[string]*layer{}}
-	s.lazy.Store(c.Sync == SyncNone)
+	s.records = records.In(s.path(layersDir))
+	s.sync.set(c.Sync)
+	s.sync.records, s.sync.logs, s.sync.able = s.records, s.path(logsDir), &s.able
 	if !c.ReadOnly {
 		if err := s.prepare(); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", c.Root, err)
@@ -167,7 +168,7 @@ func (s *Store) load(ctx context.Context) error {
 			return err
 		}
 	}
-	read, err := readRecords(s.path(layersDir), !s.cfg.ReadOnly)
+	read, err := s.records.ReadAll(!s.cfg.ReadOnly)
 	if err != nil {
 		return err
 	}
@@ -176,7 +177,7 @@ func (s *Store) load(ctx context.Context) error {
 		return err
 	}
 	s.quarantine(&read, used)
-	unfinished := s.plant(read.recs, s.badData(ctx))
+	unfinished := s.plant(read.Records, s.badData(ctx))
 	s.enterNames(used)
 	if s.cfg.ReadOnly {
 		return nil
@@ -188,7 +189,7 @@ func (s *Store) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.logOpened(ctx, read.recs, adopted)
+	s.logOpened(ctx, read.Records, adopted)
 	s.deleter = newDeleter(ctx, s)
 	s.deleter.add(unfinished...)
 	return nil
@@ -210,7 +211,7 @@ func (s *Store) logOpened(ctx context.Context, recs []record, adopted int) {
 	}
 	var ids []string
 	for _, b := range s.badRecords() {
-		ids = append(ids, b.id)
+		ids = append(ids, b.ID)
 	}
 	log.G(ctx).WithField("layers", enumerate(ids)).Warn("records of layers cannot be used: strata check says what to do")
 }
@@ -218,6 +219,7 @@ func (s *Store) logOpened(ctx context.Context, recs []record, adopted int) {
 // openBackend makes the backend's home and the backend. fresh says that the store is being made.
 func (s *Store) openBackend(ctx context.Context, fresh bool) (err error) {
 	dir := home(s.cfg.Root, s.meta.Backend)
+	s.sync.home = dir
 	env := backend.Env{Home: dir, UUID: s.meta.UUID, Active: s.activePath(), Fresh: fresh}
 	for _, root := range s.cfg.Stores {
 		p, err := openPeer(root, s.meta.Backend)
@@ -234,7 +236,7 @@ func (s *Store) openBackend(ctx context.Context, fresh bool) (err error) {
 		if err := disinherit(dir); err != nil { // also one that an earlier version made: all layers are made in it
 			return err
 		}
-		if s.journal, err = oneJournal(s.path(layersDir), dir); err != nil {
+		if s.sync.journal, err = oneJournal(s.path(layersDir), dir); err != nil {
 			return err
 		}
 	}
@@ -255,7 +257,7 @@ func (s *Store) badData(ctx context.Context) map[string]bool {
 	unclear := map[string]bool{}
 	for _, b := range s.badRecords() {
 		if b.unclear() {
-			unclear[b.id] = true
+			unclear[b.ID] = true
 		}
 	}
 	if len(unclear) == 0 || s.able.lister == nil {
@@ -485,7 +487,7 @@ func (s *Store) SetSync(m SyncMode) error {
 	if m != SyncLayer && m != SyncNone {
 		return fmt.Errorf("sync %q: %w: want %q or %q", m, errdefs.ErrInvalidArgument, SyncLayer, SyncNone)
 	}
-	s.lazy.Store(m == SyncNone)
+	s.sync.set(m)
 	return nil
 }
 
@@ -497,48 +499,11 @@ func (s *Store) writable() error {
 	return nil
 }
 
-func (s *Store) syncMode() SyncMode {
-	if s.lazy.Load() {
-		return SyncNone
-	}
-	return SyncLayer
-}
-
-func (s *Store) durable() bool { return !s.lazy.Load() }
-
-// stepwise says that the steps of an operation have to be synced one by one: no journal keeps their
-// order.
-func (s *Store) stepwise() bool { return s.durable() && !s.journal }
-
-// recordSyncer is how records are made durable.
-func (s *Store) recordSyncer() syncer {
-	if !s.durable() {
-		return nil
-	}
-	return syncFile
-}
-
-// syncStep makes the names in layers/ durable before the operation goes on, where it has to.
-func (s *Store) syncStep() error {
-	if !s.stepwise() {
-		return nil
-	}
-	return s.syncRecords()
-}
-
-// syncRecords makes the names in layers/ durable.
-func (s *Store) syncRecords() error {
-	if !s.durable() {
-		return nil
-	}
-	return tree.Sync(s.path(layersDir))
-}
-
 // Info describes the store.
 func (s *Store) Info(ctx context.Context) (StoreInfo, error) {
 	info := StoreInfo{
 		Root: s.cfg.Root, UUID: s.meta.UUID, Format: s.meta.Format, Created: s.meta.Created, Backend: s.meta.Backend,
-		Sync: s.syncMode(), ExactDiffs: s.meta.ExactDiffs, Stores: s.cfg.Stores,
+		Sync: s.sync.mode(), ExactDiffs: s.meta.ExactDiffs, Stores: s.cfg.Stores,
 		MountDir: s.cfg.MountDir, Layers: map[State]int{}, Abilities: s.able.describe(s.meta.ExactDiffs),
 	}
 	s.mu.RLock()

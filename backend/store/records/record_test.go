@@ -1,4 +1,4 @@
-package store
+package records
 
 import (
 	"bytes"
@@ -16,8 +16,8 @@ import (
 	"strata/backend"
 )
 
-func sample() record {
-	return record{
+func sample() Record {
+	return Record{
 		ID: "abcdefghijklmnop", Name: "a layer", Parent: "ponmlkjihgfedcba", State: StateReady, Sealed: true,
 		Created: time.Date(2026, 11, 21, 1, 2, 3, 4, time.UTC), Limit: 1 << 30, Label: "system_u:object_r:x:s0:c1,c2",
 		IDMap:   &backend.IDMap{UIDs: []backend.IDRange{{Host: 100000, Size: 65536}}, GIDs: []backend.IDRange{{Host: 100000, Size: 65536}}},
@@ -29,7 +29,7 @@ func sample() record {
 func TestRecordRoundTrip(t *testing.T) {
 	text, err := encode(sample())
 	assert.NilError(t, err)
-	var got record
+	var got Record
 	assert.NilError(t, decode(text, &got))
 	assert.DeepEqual(t, got, sample())
 }
@@ -39,7 +39,7 @@ func TestRecordDamage(t *testing.T) {
 	text, err := encode(sample())
 	assert.NilError(t, err)
 	for n := range text {
-		var r record
+		var r Record
 		assert.Assert(t, errdefs.IsDataLoss(decode(text[:n], &r)), "cut to %d bytes", n)
 		rotten := append([]byte(nil), text...)
 		rotten[n] ^= 4
@@ -48,10 +48,10 @@ func TestRecordDamage(t *testing.T) {
 }
 
 // restored returns what a damaged record of the sample said.
-func restored(text []byte) (*record, string) {
-	b := badRecord{id: sample().ID}
+func restored(text []byte) (*Record, string) {
+	b := Bad{ID: sample().ID}
 	b.restore(text)
-	return b.says, b.how
+	return b.Says, b.How
 }
 
 // A record with one wrong bit, wherever that is, is put right; of one with two nothing is made up.
@@ -85,25 +85,6 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-func TestCircles(t *testing.T) {
-	layers := map[string]*layer{}
-	for _, id := range []string{"a", "b", "c", "self", "above", "plain", "on-plain"} {
-		layers[id] = &layer{rec: record{ID: id}}
-	}
-	for id, parent := range map[string]string{"a": "b", "b": "c", "c": "a", "self": "self", "above": "a", "on-plain": "plain"} {
-		layers[id].parent = layers[parent]
-	}
-	var in []string
-	for _, l := range circles(layers) {
-		in = append(in, l.rec.ID)
-	}
-	slices.Sort(in)
-	assert.DeepEqual(t, in, []string{"a", "b", "c", "self"})
-	cutCircles(layers)
-	assert.Equal(t, len(circles(layers)), 0)
-	assert.Equal(t, depth(layers["above"]), 2)
-}
-
 func FuzzRecord(f *testing.F) {
 	text, err := encode(sample())
 	assert.NilError(f, err)
@@ -111,14 +92,14 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte("{}\n"))
 	f.Add([]byte("\n00000000\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		var r record
+		var r Record
 		if err := decode(text, &r); err != nil {
 			assert.Assert(t, errdefs.IsDataLoss(err))
 			return
 		}
 		again, err := encode(r)
 		assert.NilError(t, err)
-		var r2 record
+		var r2 Record
 		assert.NilError(t, decode(again, &r2))
 	})
 }
@@ -126,53 +107,53 @@ func FuzzRecord(f *testing.F) {
 func TestReadRecords(t *testing.T) {
 	dir := t.TempDir()
 	good := sample()
-	assert.NilError(t, writeFile(filepath.Join(dir, good.ID), good, syncFile))
+	assert.NilError(t, WriteFile(filepath.Join(dir, good.ID), good, SyncFile))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn"), []byte(`{"id":"torn"`), 0o600))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "half"+tmpSuffix), nil, 0o600))
-	assert.NilError(t, writeFile(filepath.Join(dir, "misnamed"), good, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, "misnamed"), good, nil))
 	half, made, gone, draft := good, good, good, good
 	half.ID, half.State, made.ID, gone.ID = "half", StateCreating, "made", "gone"
-	assert.NilError(t, writeFile(filepath.Join(dir, "half"+newSuffix), half, nil))
-	assert.NilError(t, writeFile(filepath.Join(dir, "made"+newSuffix), made, nil))
-	assert.NilError(t, writeFile(filepath.Join(dir, "gone"+goneSuffix), gone, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, "half"+newSuffix), half, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, "made"+newSuffix), made, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, "gone"+goneSuffix), gone, nil))
 	gone.State = StateRemoving
 	// A record that was about to replace another does, unless it is torn.
 	old, torn, changed := good, good, good
 	old.ID, torn.ID, changed.ID, changed.Name = "replaced", "replaced2", "replaced", "changed"
-	assert.NilError(t, writeFile(filepath.Join(dir, old.ID), old, nil))
-	assert.NilError(t, writeFile(filepath.Join(dir, old.ID+newSuffix), changed, nil))
-	assert.NilError(t, writeFile(filepath.Join(dir, torn.ID), torn, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, old.ID), old, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, old.ID+newSuffix), changed, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, torn.ID), torn, nil))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, torn.ID+newSuffix), []byte(`{"id":"repl`), 0o600))
 	// A removal that was cut off goes on, whatever else there is.
-	assert.NilError(t, writeFile(filepath.Join(dir, gone.ID), good, nil))
-	assert.NilError(t, writeFile(filepath.Join(dir, gone.ID+newSuffix), good, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, gone.ID), good, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, gone.ID+newSuffix), good, nil))
 	// One that was being filled counts as long as its filling has not ended.
 	part, filled := good, good
 	part.ID, filled.ID = "part", "part2"
-	for name, r := range map[string]record{"part.part": part, "part2.part": filled, "part2": filled, "part3.part": good} {
-		assert.NilError(t, writeFile(filepath.Join(dir, name), r, nil))
+	for name, r := range map[string]Record{"part.part": part, "part2.part": filled, "part2": filled, "part3.part": good} {
+		assert.NilError(t, WriteFile(filepath.Join(dir, name), r, nil))
 	}
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "part4"+partSuffix), []byte(`{"id`), 0o600))
 	part.State = StateApplying
 	draft.ID, draft.Draft = "draft", true
-	assert.NilError(t, writeFile(filepath.Join(dir, "draft"+newSuffix), draft, nil))
+	assert.NilError(t, WriteFile(filepath.Join(dir, "draft"+newSuffix), draft, nil))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "torn1"+newSuffix), []byte(`{"id":"torn1"`), 0o600))
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "Not-ours"+newSuffix), nil, 0o600))
 
-	read, err := readRecords(dir, true)
+	read, err := In(dir).ReadAll(true)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, read.recs, []record{
+	assert.DeepEqual(t, read.Records, []Record{
 		good, draft, gone, half, made, part, filled,
 		{ID: "part4", Name: "part4", State: StateApplying},
 		changed, torn,
 		{ID: "torn1", Name: "torn1", State: StateCreating},
 	})
 	var bad []string
-	for _, b := range read.bad {
-		bad = append(bad, b.file)
+	for _, b := range read.Bad {
+		bad = append(bad, b.File)
 	}
 	assert.DeepEqual(t, bad, []string{"misnamed", "part3" + partSuffix, "torn"})
-	assert.DeepEqual(t, slices.Sorted(maps.Keys(read.torn)), []string{"part4", "torn1"})
+	assert.DeepEqual(t, slices.Sorted(maps.Keys(read.Torn)), []string{"part4", "torn1"})
 	_, err = os.Stat(filepath.Join(dir, "made"))
 	assert.NilError(t, err, "the layer was made and lacks only its name")
 	_, err = os.Stat(filepath.Join(dir, "draft"+newSuffix))
@@ -196,18 +177,8 @@ func TestCheckName(t *testing.T) {
 		{"a\x00b", false},
 		{"\xff", false},
 	} {
-		err := checkName(tc.name)
+		err := CheckName(tc.name)
 		assert.Equal(t, err == nil, tc.ok, "%q: %v", tc.name, err)
 		assert.Assert(t, err == nil || errdefs.IsInvalidArgument(err))
-	}
-}
-
-func TestNewIDIsSafe(t *testing.T) {
-	seen := map[string]bool{}
-	for range 1000 {
-		id := newID()
-		assert.NilError(t, backend.CheckID(id))
-		assert.Assert(t, !seen[id], id)
-		seen[id] = true
 	}
 }
