@@ -118,7 +118,7 @@
 // a layer before its record says ready. Exempt is a draft, whose client fills and commits it at once: Commit makes
 // it durable. Removal is durable before any data is deleted, not when Remove
 // returns: a power cut in between brings the layer back, whole. Data written through a mount is the
-// kernel's business, as on any file system.
+// kernel's business, as on any file system. The type durability has a table of what is synced when.
 //
 // ext4 and xfs write what happened to names in order, in one journal: fs/jbd2, and
 // xlog_cil_force_seq in fs/xfs/xfs_log_cil.c. A name that a file got before it is synced is durable with it: ext4_rename
