@@ -225,7 +225,7 @@ func (s *memSink) Link(e *backend.Entry, last bool) (at string, late bool, err e
 		return at, false, err
 	}
 	if last {
-		return "", false, fmt.Errorf("%w: the layer itself has to have the file: %w", err, errdefs.ErrInvalidArgument)
+		return "", false, fmt.Errorf("%w: no file of the layer has this name: %w", err, errdefs.ErrInvalidArgument)
 	}
 	dir.children[base] = &memNode{memFile: &memFile{mode: modeFile}, up: dir, name: base, made: true, late: true}
 	return at, true, nil

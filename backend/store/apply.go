@@ -130,9 +130,7 @@ func (s *Store) fill(ctx context.Context, l *layer, r io.Reader, whole bool) (a 
 		defer func() { err = errors.Join(err, log.Abort()) }() // nothing after Close
 	}
 	d := s.describe(l)
-	// A whole layer comes from Docker's client, which sends what is left of a broken stream again. If nothing is left it must
-	// not take that for a layer without entries. Others say by a digest what they send.
-	res, err := s.unpack(ctx, d, r, unpack.Options{Log: log, AllowEmpty: !whole})
+	res, err := s.unpack(ctx, d, r, unpack.Options{Log: log})
 	if err != nil {
 		return a, err
 	}

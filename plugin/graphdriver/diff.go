@@ -3,9 +3,7 @@ package graphdriver
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 
 	"github.com/containerd/errdefs"
@@ -68,12 +66,9 @@ func (h *Handler) applyDiff(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	body := bufio.NewReaderSize(c, streamBuffer)
-	if _, err := body.Peek(1); errors.Is(err, io.EOF) {
-		return fmt.Errorf("apply to layer %s: the stream is empty (a retry of a call that was cut off?): %w", id, errdefs.ErrInvalidArgument)
-	}
 	ctx, done := plugin.Reading(c.w, c.r)
-	size, err := a.Apply(ctx, id, body) //nolint:contextcheck // it is made of the request's
+	// Docker sends what is left of a broken stream again, perhaps nothing. The store refuses that: the layer is not fresh.
+	size, err := a.Apply(ctx, id, c) //nolint:contextcheck // it is made of the request's
 	done()
 	if err != nil {
 		return err

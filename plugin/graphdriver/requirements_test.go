@@ -493,13 +493,14 @@ func TestR08CloseLeavesMounts(t *testing.T) {
 	assert.Assert(t, errdefs.IsUnavailable(second(r.k.Session(t.Context()))), "nobody opens the store again")
 }
 
-func TestR09EmptyStreamIsRefused(t *testing.T) {
+// TestR09EmptyStream: an image may have a layer of no bytes (docker import /dev/null). Of a retry of a call that was cut off the
+// store knows that the layer was begun.
+func TestR09EmptyStream(t *testing.T) {
 	r := newRig(t, Options{})
 	r.init()
-	r.fake.take()
+	r.create("a", "")
 	_, err := r.apply("a", "", bytes.NewReader(nil))
-	assert.ErrorContains(t, err, "the stream is empty")
-	assert.Equal(t, len(r.fake.take()), 0)
+	assert.NilError(t, err)
 }
 
 // TestHangUpStopsTheWork: a client that goes away ends what is being done for it.

@@ -58,7 +58,7 @@ func (a *sink) makeLate(e *backend.Entry) error {
 	}
 	err = a.makeLink(e, d, base)
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w: the layer itself has to have the file: %w", err, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%w: no file of the layer has this name: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return err
 }

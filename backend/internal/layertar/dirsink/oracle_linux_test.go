@@ -138,7 +138,7 @@ func TestTakenAsContainerd(t *testing.T) {
 	}
 	_, err := containerd.Apply(t.Context(), t.TempDir(), bytes.NewReader(nil))
 	assert.NilError(t, err)
-	_, err = Apply(t.Context(), t.TempDir(), bytes.NewReader(nil), Options{}, unpack.Options{AllowEmpty: true})
+	_, err = Apply(t.Context(), t.TempDir(), bytes.NewReader(nil), Options{}, unpack.Options{})
 	assert.NilError(t, err)
 }
 

@@ -77,9 +77,6 @@ func (p *parser) finish() error {
 	if err := p.in.Drain(); err != nil {
 		return err
 	}
-	if p.in.Total() == 0 && !p.o.AllowEmpty {
-		return fmt.Errorf("tar is empty: %w", io.ErrUnexpectedEOF)
-	}
 	if err := p.links.makeAll(p.sink); err != nil {
 		return err
 	}

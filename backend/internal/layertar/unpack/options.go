@@ -16,8 +16,6 @@ type Options struct {
 	// Log records what Replay needs to give the tar back byte for byte. nil records nothing. Apply
 	// completes the log but leaves Sync and Close, or after an error Abort, to the caller.
 	Log *tarlog.Writer
-	// AllowEmpty takes a stream of no bytes for a layer without entries. Otherwise it is io.ErrUnexpectedEOF.
-	AllowEmpty bool
 }
 
 // Result describes a tar that was applied.
