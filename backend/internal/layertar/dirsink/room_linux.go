@@ -35,8 +35,12 @@ func (t *tree) openDir(open func() (int, error)) (int, error) {
 		if len(t.dirs) < t.room {
 			return openat.Patiently(open)
 		}
+		before := len(t.dirs)
 		if err := t.makeRoom(); err != nil {
 			return -1, err
+		}
+		if len(t.dirs) == before { // all are in use
+			return openat.Patiently(open)
 		}
 	}
 }

@@ -103,3 +103,84 @@ func replayFew(ctx context.Context, dir string, want []byte) error {
 	}
 	return nil
 }
+
+// TestNearStaysOpen holds that the directory from which another one is opened is not closed meanwhile to make room for that: its
+// number could be that of a directory of another layer by then.
+func TestNearStaysOpen(t *testing.T) {
+	layer := t.TempDir()
+	deep := strings.Repeat("d/", farPath/2) + "d"
+	makeDeep(t, layer, deep+"/end")
+	var busy []*dir
+	settle := func() error {
+		for _, d := range busy {
+			d.unpin()
+		}
+		busy = nil
+		return nil
+	}
+	tree, err := newTree(layer, settle)
+	assert.NilError(t, err)
+	tree.opened = func(string) {}
+	for i := range 2 * minDirs {
+		name := fmt.Sprint("busy", i)
+		tartest.Mkdir(t, filepath.Join(layer, name))
+		d, err := tree.lookup(name)
+		assert.NilError(t, err)
+		busy = append(busy, d)
+	}
+	near, err := tree.lookup(deep)
+	assert.NilError(t, err)
+	near.unpin()
+	free := takeDescriptors(t)
+	end, err := tree.lookup(deep + "/end")
+	free()
+	assert.NilError(t, err)
+	assert.Equal(t, tree.dirs[deep], near, "it was closed")
+	var at, want unix.Stat_t
+	assert.NilError(t, unix.Fstat(end.fd, &at))
+	assert.NilError(t, unix.Fstatat(near.fd, "end", &want, 0))
+	assert.Equal(t, at.Ino, want.Ino)
+	end.unpin()
+	assert.NilError(t, tree.close())
+}
+
+// makeDeep makes all directories on a path that may be longer than one can say.
+func makeDeep(t *testing.T, root, path string) {
+	t.Helper()
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY, 0)
+	assert.NilError(t, err)
+	for name := range strings.SplitSeq(path, "/") {
+		assert.NilError(t, unix.Mkdirat(fd, name, 0o755))
+		next, err := unix.Openat(fd, name, unix.O_PATH|unix.O_DIRECTORY, 0)
+		assert.NilError(t, err)
+		assert.NilError(t, unix.Close(fd))
+		fd = next
+	}
+	assert.NilError(t, unix.Close(fd))
+}
+
+// takeDescriptors leaves the process none, until free is called.
+func takeDescriptors(t *testing.T) (free func()) {
+	t.Helper()
+	var old unix.Rlimit
+	assert.NilError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	var taken []int
+	first, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	assert.NilError(t, err)
+	taken = append(taken, first)
+	assert.NilError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(first) + 16, Max: old.Max}))
+	for {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			assert.ErrorIs(t, err, unix.EMFILE)
+			break
+		}
+		taken = append(taken, fd)
+	}
+	return func() {
+		for _, fd := range taken {
+			assert.NilError(t, unix.Close(fd))
+		}
+		assert.NilError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
+	}
+}

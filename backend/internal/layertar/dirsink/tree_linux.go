@@ -167,6 +167,8 @@ func (t *tree) above(path string) (near *dir, rest string) {
 
 // open opens the directory called name in d, which has this canonical path, and pins it.
 func (t *tree) open(d *dir, name, path string) (*dir, error) {
+	d.pins.Add(1) // openDir may close directories that nobody uses
+	defer d.unpin()
 	fd, err := t.openDir(func() (int, error) { return openat.OpenDirAt(d.fd, name) })
 	if err != nil {
 		return nil, err
@@ -248,7 +250,14 @@ func (t *tree) shutIdle() error {
 func (t *tree) shut(d *dir) error {
 	err := d.setTimes()
 	t.forget(d)
-	return errors.Join(err, unix.Close(d.fd))
+	return errors.Join(err, d.close())
+}
+
+// close closes the directory. Its number, which a directory of another layer may have next, is of no use afterwards.
+func (d *dir) close() error {
+	fd := d.fd
+	d.fd = -1
+	return unix.Close(fd)
 }
 
 func (d *dir) setTimes() error {
@@ -275,7 +284,7 @@ func (t *tree) drop(path string) {
 	for p, d := range t.dirs {
 		if tarcodec.Within(p, path) {
 			t.forget(d)
-			openat.CloseQuietly(d.fd, -1)
+			_ = d.close() // it goes away
 		}
 	}
 }
