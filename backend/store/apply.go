@@ -50,7 +50,12 @@ func (s *Store) apply(ctx context.Context, name string, r io.Reader, whole bool)
 		return Applied{}, err
 	}
 	defer l.release()
-	a, err := s.fill(ctx, l.layer, r, whole)
+	// Who began to read the empty layer would see a part of what comes.
+	err = s.cancelPins(ctx, l.layer, l.pin, "is being filled")
+	var a Applied
+	if err == nil {
+		a, err = s.fill(ctx, l.layer, r, whole)
+	}
 	if err != nil {
 		return Applied{}, s.layerError("apply to", l.layer, interrupted(ctx, err))
 	}
@@ -74,15 +79,15 @@ func (s *Store) beginApply(ctx context.Context, name string, whole bool) (contex
 	if whole && !l.fresh {
 		return nil, pinned{}, fmt.Errorf("layer %q may have been written to, a tar would not be all that it holds: %w", l.rec.Name, errdefs.ErrFailedPrecondition)
 	}
-	ctx, release, err := s.pin(ctx, l)
+	ctx, p, err := s.pin(ctx, l)
 	if err != nil {
 		return nil, pinned{}, err
 	}
 	if err := s.noteApply(l); err != nil {
-		release()
+		p.release()
 		return nil, pinned{}, err
 	}
-	return ctx, pinned{l, release}, nil
+	return ctx, p, nil
 }
 
 // noteApply moves a layer to the state applying. It wants l.mu.

@@ -380,11 +380,11 @@ func (c *checker) deep(ctx context.Context, l *layer, rec record) {
 	if c.store.cfg.ReadOnly && c.store.able.placer == nil {
 		return
 	}
-	pinned, release, err := c.store.pin(ctx, l)
+	pinned, p, err := c.store.pin(ctx, l)
 	if err != nil {
 		return // it was removed meanwhile
 	}
-	defer release()
+	defer p.release()
 	if err := c.store.replay(pinned, l, io.Discard); err != nil && pinned.Err() == nil && c.store.isReady(l) {
 		c.report(FindingChanged, rec.Name, err.Error(), "")
 	}

@@ -130,7 +130,7 @@
 // # Concurrency
 //
 // Operations on one layer wait for each other; operations on different layers do not. Streams (Apply,
-// Diff) hold no lock: the state keeps others away from a layer that is being filled, and Remove
+// Diff) hold no lock: the state keeps others away from a layer that is being filled, Apply ends who reads it already, and Remove
 // cancels the streams on a layer before it deletes anything, and does not wait for a client that neither reads nor writes (WithInterrupt). A layer that SetIDMap has replaced stays until the streams on it
 // have ended. Several Removes of one layer are one: the first does the work, the others wait for its outcome. There is one
 // Adopt at a time; another one does not wait.

@@ -306,6 +306,7 @@ func (s *Store) setRecord(l *layer, rec record) {
 // pinned is a layer that is not deleted until release is called.
 type pinned struct {
 	*layer
+	pin     *pin
 	release func()
 }
 
@@ -317,26 +318,25 @@ func (s *Store) pinReady(ctx context.Context, name string) (context.Context, pin
 		if err := l.usable(); err != nil {
 			return err
 		}
-		p.layer = l
-		pinnedCtx, p.release = s.pinHeld(ctx, l)
+		pinnedCtx, p = s.pinHeld(ctx, l)
 		return nil
 	})
 	return pinnedCtx, p, err
 }
 
 // pin is pinReady for a layer that may be unfinished.
-func (s *Store) pin(ctx context.Context, l *layer) (pinned context.Context, release func(), err error) {
+func (s *Store) pin(ctx context.Context, l *layer) (context.Context, pinned, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l.gone {
-		return nil, nil, fmt.Errorf("layer %q: %w", l.rec.Name, errdefs.ErrNotFound)
+		return nil, pinned{}, fmt.Errorf("layer %q: %w", l.rec.Name, errdefs.ErrNotFound)
 	}
-	pinned, release = s.pinHeld(ctx, l)
-	return pinned, release, nil
+	ctx, p := s.pinHeld(ctx, l)
+	return ctx, p, nil
 }
 
 // pinHeld pins a layer that is not gone. It wants s.mu.
-func (s *Store) pinHeld(ctx context.Context, l *layer) (pinned context.Context, release func()) {
+func (s *Store) pinHeld(ctx context.Context, l *layer) (context.Context, pinned) {
 	interrupt, _ := ctx.Value(interruptKey{}).(func())
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &pin{cancel: cancel, interrupt: interrupt, done: make(chan struct{})}
@@ -344,7 +344,7 @@ func (s *Store) pinHeld(ctx context.Context, l *layer) (pinned context.Context, 
 		l.pins = map[*pin]bool{}
 	}
 	l.pins[p] = true
-	return ctx, func() {
+	return ctx, pinned{l, p, func() {
 		s.mu.Lock()
 		delete(l.pins, p)
 		leaving := l.leave() // it may have been replaced
@@ -354,7 +354,7 @@ func (s *Store) pinHeld(ctx context.Context, l *layer) (pinned context.Context, 
 		if len(leaving) > 0 {
 			s.deleter.add(leaving...)
 		}
-	}
+	}}
 }
 
 // interrupted returns the error of a stream, or who ended the stream if it only says that somebody did.
@@ -369,15 +369,18 @@ func interrupted(ctx context.Context, err error) error {
 // client does not read and cannot be interrupted.
 const streamGrace = 10 * time.Second
 
-// cancelPins ends all streams on a layer that is gone.
-func (s *Store) cancelPins(ctx context.Context, l *layer) error {
+// cancelPins ends all streams on a layer but one, nil for none, and says what has happened to the layer. No new one begins, since
+// the layer is gone or being filled.
+func (s *Store) cancelPins(ctx context.Context, l *layer, but *pin, what string) error {
 	s.mu.Lock()
 	name := l.rec.Name
-	cause := fmt.Errorf("layer %q was removed: %w", name, errdefs.ErrAborted)
+	cause := fmt.Errorf("layer %q %s: %w", name, what, errdefs.ErrAborted)
 	pins := make([]*pin, 0, len(l.pins))
 	for p := range l.pins {
-		p.end(cause)
-		pins = append(pins, p)
+		if p != but {
+			p.end(cause)
+			pins = append(pins, p)
+		}
 	}
 	s.mu.Unlock()
 	ctx, stop := context.WithTimeout(ctx, streamGrace)

@@ -132,7 +132,7 @@ func (s *Store) condemn(ctx context.Context, name string, withChildren bool) (l 
 
 // retire ends what happens on a condemned layer and takes it out of the tree.
 func (s *Store) retire(ctx context.Context, l *layer) error {
-	if err := s.cancelPins(ctx, l); err != nil {
+	if err := s.cancelPins(ctx, l, nil, "was removed"); err != nil {
 		return err
 	}
 	l.mu.Lock()

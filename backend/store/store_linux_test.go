@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -267,6 +268,38 @@ func TestGCBesideApply(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, len(gone), 1)
 	assert.Equal(t, gone[0].Removed, true)
+}
+
+// stalled is a writer whose client takes nothing until it is interrupted.
+type stalled struct {
+	begun, interrupted chan struct{}
+	once               sync.Once
+}
+
+func (s *stalled) Write([]byte) (int, error) {
+	s.once.Do(func() { close(s.begun) })
+	<-s.interrupted
+	return 0, errors.New("interrupted")
+}
+
+// Apply ends a stream that has begun to read the empty layer: it would give a part of the tar.
+func TestApplyEndsReaders(t *testing.T) {
+	needRoot(t)
+	c := config(t)
+	c.New = newInPlace // where a mount is read, the layer is mounted, and takes no tar
+	s := open(t, c)
+	ctx := t.Context()
+	assert.NilError(t, s.Create(ctx, "a", "", store.CreateOptions{}))
+	w := &stalled{begun: make(chan struct{}), interrupted: make(chan struct{})}
+	read := make(chan error, 1)
+	go func() {
+		interrupt := sync.OnceFunc(func() { close(w.interrupted) })
+		read <- s.Diff(store.WithInterrupt(ctx, interrupt), "a", "", w)
+	}()
+	<-w.begun
+	_, err := s.Apply(ctx, "a", bytes.NewReader(oneFile(t, "file", "content")))
+	assert.NilError(t, err)
+	assert.ErrorContains(t, <-read, "interrupted")
 }
 
 // Remove ends a stream that fills the layer.
