@@ -36,6 +36,7 @@ func acceptRows() []row {
 	all := []row{
 		{name: "accept a tar of no bytes", run: acceptNoBytes},
 		{name: "accept owners of 32 bits", run: acceptOwnerLimits},
+		{name: "accept devices of 12 and 20 bits", run: acceptDeviceLimits},
 		{name: "keep marks of a nested overlay", run: keepNestedMarks},
 	}
 	for _, part := range [][]acceptCase{acceptNames(), acceptRoots(), acceptDevices(), acceptOwners(), acceptAttributes()} {
@@ -107,7 +108,7 @@ func device(name string, kind byte, major, minor int64) member {
 
 func acceptDevices() []acceptCase {
 	base := archive(file("top", "t"), directory("dir"), file("dir/f", "f"))
-	nodes := archive(device("top", tar.TypeChar, 0, 0), device("dir", tar.TypeChar, 4096, 0), device("new", tar.TypeChar, 0, 1<<20), file("kept", "k"),
+	nodes := archive(device("top", tar.TypeChar, 0, 0), device("dir", tar.TypeChar, 0, 0), device("new", tar.TypeChar, 0, 0), file("kept", "k"),
 		directory("fresh"), device("fresh/n", tar.TypeChar, 0, 0), file("twice", "first"), device("twice", tar.TypeChar, 0, 0))
 	return []acceptCase{
 		{
@@ -129,9 +130,9 @@ func acceptDevices() []acceptCase {
 			logs:     []string{"count=5"},
 		},
 		{
-			name: "device numbers that do not fit",
-			text: archive(device("c", tar.TypeChar, 4096+1, 1<<20+3), device("b", tar.TypeBlock, 4096+7, 2), device("b0", tar.TypeBlock, 0, 0)),
-			want: map[string]string{"c": "Dcrw-r----- 0:0 0x103", "b": "Drw-r----- 0:0 0x702", "b0": "Drw-r----- 0:0 0x0"},
+			name: "block devices",
+			text: archive(device("b", tar.TypeBlock, 7, 2), device("b0", tar.TypeBlock, 0, 0)),
+			want: map[string]string{"b": "Drw-r----- 0:0 0x702", "b0": "Drw-r----- 0:0 0x0"},
 		},
 	}
 }
@@ -325,6 +326,25 @@ func acceptOwnerLimits(r *rig) {
 		assert.Assert(r.t, errdefs.IsInvalidArgument(err), "%d: %v", id, err)
 		r.remove(name)
 	}
+}
+
+// acceptDeviceLimits: what no mknod(2) could mean is refused, and what it could is made.
+func acceptDeviceLimits(r *rig) {
+	for i, kind := range []byte{tar.TypeChar, tar.TypeBlock} {
+		for j, n := range [][2]int64{{1 << 12, 0}, {0, 1 << 20}, {1<<12 + 1, 3}, {-1, 0}, {0, -1}, {1 << 32, 0}, {1, 1 << 32}} {
+			name := fmt.Sprint("l", i, j)
+			r.fill("below"+name, "", archive(file("d", "kept")))
+			r.create(name, "below"+name)
+			_, err := r.store.Apply(r.ctx(), name, bytes.NewReader(archive(device("d", kind, n[0], n[1]))))
+			assert.Assert(r.t, errdefs.IsInvalidArgument(err), "%v: %v", n, err)
+			assert.Assert(r.t, is.ErrorContains(err, fmt.Sprintf("device number %d:%d does not fit", n[0], n[1])))
+			r.remove(name)
+			r.remove("below" + name)
+		}
+	}
+	r.fill("fits", "", archive(device("c", tar.TypeChar, 511, 1<<18-1), device("b", tar.TypeBlock, 1<<9-1, 1<<18-1)))
+	other := device("f", tar.TypeFifo, 1<<12, 1<<20) // has no device number, whatever its header holds
+	r.fill("other", "", archive(other))
 }
 
 // keepNestedMarks: what an overlay inside a container writes goes into an image and comes back.

@@ -25,6 +25,7 @@
 //     bit.
 //   - Times before 1970 are kept. Docker takes the earliest for 1970.
 //   - An entry called "/" gives the root its properties, as in Docker; containerd knows none.
-//   - Device numbers are cut to 12 and 20 bits, as in Docker; containerd refuses larger ones.
+//   - A device whose numbers do not fit in 12 and 20 bits is refused. Docker cuts them off and makes
+//     another device; containerd refuses some of them.
 //   - Attributes in trusted.* are unpacked, but for overlayfs's own; containerd leaves all of them out.
 package layertar

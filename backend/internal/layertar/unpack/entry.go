@@ -40,16 +40,30 @@ func fileType(kind byte) uint32 {
 	return typeFile
 }
 
-// Linux has 12 bits for a device's major number and 20 for the minor. What does not fit is cut off, as
-// in Docker.
+// Linux has 12 bits for a device's major number and 20 for the minor (include/linux/kdev_t.h).
 const (
-	majorBits = 1<<12 - 1
-	minorBits = 1<<20 - 1
+	maxMajor = 1<<12 - 1
+	maxMinor = 1<<20 - 1
 )
+
+// device returns a device's numbers, and zeros for other entries, whatever their headers hold.
+func device(e *tarcodec.Entry) (major, minor uint32, err error) {
+	if e.Kind != tarcodec.KindChar && e.Kind != tarcodec.KindBlock {
+		return 0, 0, nil
+	}
+	if e.Major < 0 || e.Major > maxMajor || e.Minor < 0 || e.Minor > maxMinor {
+		return 0, 0, fmt.Errorf("device number %d:%d does not fit in Linux's 12 and 20 bits: %w", e.Major, e.Minor, errdefs.ErrInvalidArgument)
+	}
+	return uint32(e.Major), uint32(e.Minor), nil
+}
 
 // describe makes p.entry the description of e.
 func (p *parser) describe(e *tarcodec.Entry, path string) error {
 	uid, gid, err := owner(e, p.o.IDMap)
+	if err != nil {
+		return err
+	}
+	major, minor, err := device(e)
 	if err != nil {
 		return err
 	}
@@ -60,7 +74,7 @@ func (p *parser) describe(e *tarcodec.Entry, path string) error {
 	p.entry = backend.Entry{
 		Name: e.Name, Path: path, Mode: fileType(e.Kind) | e.Mode&tarcodec.ModeBits, UID: uid, GID: gid,
 		Atime: time.Unix(atime.Sec, atime.Nsec), Mtime: time.Unix(e.Mtime.Sec, e.Mtime.Nsec), Target: e.Link,
-		Major: uint32(e.Major) & majorBits, Minor: uint32(e.Minor) & minorBits, Size: e.Size,
+		Major: major, Minor: minor, Size: e.Size,
 	}
 	p.entry.Xattrs = slices.DeleteFunc(e.Xattrs, func(x tarcodec.Xattr) bool {
 		foreign := tarcodec.ForeignXattr(x.Name, p.o.Marks)
