@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"sort"
+	"strings"
 
 	"strata/backend/internal/mount"
+	"strata/backend/store/records"
 )
 
 // Check looks for damage and, if asked, mends it. It may run while the store is in use: layers that
@@ -354,25 +357,54 @@ func (c *checker) noData(ctx context.Context) error {
 	return nil
 }
 
-// forget reports a record whose data is gone. The record of a layer without children, which nothing mounted uses, says nothing
-// that could still be of use, so Repair removes it.
+// forget reports a record whose data is gone. Repair removes the record of a layer without children, which nothing mounted uses, and
+// keeps its text and its log: the data may be on a disk that is not mounted. If there is no data at all, that is likely, and the record stays.
 func (c *checker) forget(ctx context.Context, rec record, l *layer) error {
-	removed := false
-	if c.Repair {
+	detail, repaired := "the backend has no data for ID "+rec.ID, ""
+	switch {
+	case len(c.onDisk) == 0:
+		detail += ", nor for any other: is the disk of " + home(c.store.cfg.Root, c.store.meta.Backend) + " mounted?"
+	case c.Repair:
 		used, err := readUsage()
-		if err == nil && !used.has(rec.ID) {
-			removed, err = c.store.removeIf(ctx, l, func() bool { return l.rec.State == StateReady })
-		}
 		if err != nil {
 			return err
 		}
+		if !used.has(rec.ID) {
+			if repaired, err = c.store.giveUpRecord(ctx, l, rec); err != nil {
+				return err
+			}
+		}
 	}
-	repaired := ""
-	if removed {
-		repaired = "record removed"
-	}
-	c.report(FindingMissingData, rec.Name, "the backend has no data for ID "+rec.ID, repaired)
+	c.report(FindingMissingData, rec.Name, detail, repaired)
 	return nil
+}
+
+// giveUpRecord removes a layer without data, unless somebody uses it, and keeps what is known of it. It says what it did, "" for nothing.
+func (s *Store) giveUpRecord(ctx context.Context, l *layer, rec record) (done string, err error) {
+	s.mending.Lock()
+	defer s.mending.Unlock()
+	kept, err := s.setAside(layersDir, records.FileOf(rec), os.Link)
+	if errors.Is(err, fs.ErrNotExist) { // somebody removes it
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	files := []string{kept}
+	log, err := s.setAside(logsDir, rec.ID, os.Link)
+	if err == nil {
+		files = append(files, log)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	removed, err := s.removeIf(ctx, l, func() bool { return l.rec.State == StateReady })
+	if removed && err == nil {
+		return "record removed, and kept in " + strings.Join(files, " and "), nil
+	}
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return "", err
 }
 
 // deep reads an applied layer and compares it with its digest.

@@ -100,6 +100,37 @@ func (s *Store) holds() (string, error) {
 	return ", and " + dir + " is not empty although no record names what is there (strata gc)", nil
 }
 
+// recordsThere refuses a store that has lost the directory of its records: without them all data would be nobody's.
+func (s *Store) recordsThere() error {
+	if _, err := os.Lstat(s.path(metaFile)); err != nil {
+		return nil //nolint:nilerr // it is new, or cannot be read, which loadMeta says
+	}
+	_, err := os.Stat(s.path(layersDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s is missing, and %s is there: mount the disk that it lies on, or restore it from a backup; for a store without layers, make it: %w",
+			s.path(layersDir), metaFile, errdefs.ErrDataLoss)
+	}
+	return err
+}
+
+// dataThere refuses a store whose layers are recorded and whose backend's home is missing or empty: a disk is not mounted, most
+// likely, and to go on would make a second home beside the first.
+func (s *Store) dataThere(home string) error {
+	empty, err := emptyDir(home)
+	if errors.Is(err, os.ErrNotExist) {
+		empty, err = true, nil
+	}
+	if !empty || err != nil {
+		return err
+	}
+	n, err := s.records.Ready()
+	if n == 0 || err != nil {
+		return err
+	}
+	return fmt.Errorf("%s is missing or empty, and there are records of %d layers: mount the disk that it lies on, or restore it from a backup; to give the layers up, remove %s: %w",
+		home, n, s.cfg.Root, errdefs.ErrDataLoss)
+}
+
 // vacant reports whether a backend's home has no layers in it: nothing is mounted there, and its directories are empty. The
 // files are the backend's notes.
 func vacant(home string) (bool, error) {

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -217,4 +218,66 @@ func TestOpenSaysWhatItFound(t *testing.T) {
 	} {
 		assert.Check(t, bytes.Contains(said.Bytes(), []byte(field)), "%s: %s", field, said)
 	}
+}
+
+// A store of which a part is missing, most likely since a disk is not mounted, does not open as one without layers.
+func TestPartsMissing(t *testing.T) {
+	needRoot(t)
+	for name, tc := range map[string]struct {
+		part string
+		hide func(part string) error
+	}{
+		"records":       {"layers", hideDir},
+		"data":          {"data", hideDir},
+		"home":          {"data/listing", hideDir},
+		"home is empty": {"data/listing", func(part string) error { return errors.Join(hideDir(part), os.Mkdir(part, 0o700)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := config(t)
+			s, err := store.Open(t.Context(), c)
+			assert.NilError(t, err)
+			assert.NilError(t, s.Create(t.Context(), "a", "", store.CreateOptions{}))
+			assert.NilError(t, s.Close(t.Context()))
+			part := filepath.Join(c.Root, tc.part)
+			assert.NilError(t, tc.hide(part))
+			for range 2 { // the first changes nothing
+				_, err = store.Open(t.Context(), c)
+				assert.Assert(t, errdefs.IsDataLoss(err), "%v", err)
+				assert.ErrorContains(t, err, part)
+				assert.ErrorContains(t, err, "mount the disk")
+			}
+			assert.NilError(t, os.RemoveAll(part))
+			assert.NilError(t, os.Rename(part+".hidden", part))
+			s = open(t, c)
+			_, err = s.Mount(t.Context(), "a", store.MountOptions{})
+			assert.NilError(t, err)
+			assert.NilError(t, s.Unmount(t.Context(), "a"))
+		})
+	}
+}
+
+func hideDir(part string) error { return os.Rename(part, part+".hidden") }
+
+// Repair keeps the records of layers whose data is all gone while the store is open: a disk may just not be mounted.
+func TestRepairWithoutAnyData(t *testing.T) {
+	needRoot(t)
+	c := config(t)
+	s := open(t, c)
+	for _, name := range []string{"a", "b"} {
+		assert.NilError(t, s.Create(t.Context(), name, "", store.CreateOptions{}))
+	}
+	home := filepath.Join(c.Root, "data", "listing")
+	assert.NilError(t, errors.Join(hideDir(home), os.Mkdir(home, 0o700)))
+	found, err := s.Check(t.Context(), store.CheckOptions{Repair: true})
+	assert.NilError(t, err)
+	assert.Equal(t, len(found), 2)
+	for _, f := range found {
+		assert.Equal(t, f.Kind, store.FindingMissingData)
+		assert.Equal(t, f.Repaired, "")
+		assert.Assert(t, bytes.Contains([]byte(f.Detail), []byte("mounted?")), f.Detail)
+	}
+	assert.NilError(t, errors.Join(os.Remove(home), os.Rename(home+".hidden", home)))
+	found, err = s.Check(t.Context(), store.CheckOptions{})
+	assert.NilError(t, err)
+	assert.Equal(t, len(found), 0, "%v", found)
 }

@@ -123,8 +123,11 @@ func (c Config) complete() (Config, error) {
 	return c, nil
 }
 
-// prepare makes the store's directories, takes its lock, and reads or writes strata.json.
+// prepare makes the store's directories and takes its lock.
 func (s *Store) prepare() error {
+	if err := s.recordsThere(); err != nil {
+		return err
+	}
 	for _, dir := range []string{s.path(), s.path(layersDir), s.path(logsDir), s.path(dataDir), s.cfg.MountDir, s.ownPath()} {
 		if err := makeDir(dir); err != nil {
 			return err
@@ -220,6 +223,11 @@ func (s *Store) logOpened(ctx context.Context, recs []record, adopted int) {
 func (s *Store) openBackend(ctx context.Context, fresh bool) (err error) {
 	dir := home(s.cfg.Root, s.meta.Backend)
 	s.sync.home = dir
+	if !s.cfg.ReadOnly && !fresh {
+		if err := s.dataThere(dir); err != nil {
+			return err
+		}
+	}
 	env := backend.Env{Home: dir, UUID: s.meta.UUID, Active: s.activePath(), Fresh: fresh}
 	for _, root := range s.cfg.Stores {
 		p, err := openPeer(root, s.meta.Backend)

@@ -196,7 +196,7 @@ func TestCheckFindings(t *testing.T) {
 	})
 	assert.Equal(t, kinds(store.CheckOptions{})[store.FindingChanged], "unlogged/")
 	assert.Equal(t, s.Damaged(), 3, "the record that cannot be read, and what stands on the one that is gone")
-	assert.Equal(t, kinds(store.CheckOptions{Repair: true})[store.FindingMissingData], "lost/record removed")
+	assert.Equal(t, kinds(store.CheckOptions{Repair: true})[store.FindingMissingData], "lost/record removed, and kept in "+c.Root+"/damaged/layers-"+lost)
 	_, stillThere := kinds(store.CheckOptions{})[store.FindingMissingData]
 	assert.Assert(t, !stillThere)
 	for _, above := range []string{"child", "grandchild"} {
