@@ -14,6 +14,13 @@ import (
 	"strata/plugin"
 )
 
+// dockerNames are the names of layers that a Docker data root refers to.
+type dockerNames struct {
+	known     map[string]bool
+	plugins   bool // storage plugins have some of them
+	snapshots bool // BuildKit has a record
+}
+
 // dockerLayers collects the names of all layers that a Docker data root still refers to, whatever
 // storage driver they belong to: names do not clash.
 //
@@ -21,25 +28,27 @@ import (
 // string that was given to --storage-driver and may hold slashes: of each image layer the file
 // cache-id, of each container mount-id and init-id. Layers that are just being registered are in
 // tmp, those being removed have another directory name; both count. BuildKit has a record of its
-// own; snapshots tells whether there is one.
-func dockerLayers(root string) (known map[string]bool, snapshots bool, err error) {
+// own.
+func dockerLayers(root string) (n dockerNames, err error) {
 	if _, err := pluginDBs(root); err != nil { // without one, every layer would look like an orphan
-		return nil, false, err
+		return n, err
 	}
 	dbs, err := layerDBs(filepath.Join(root, "image"))
 	if err != nil {
-		return nil, false, fmt.Errorf("read docker root %s: %w", root, err)
+		return n, fmt.Errorf("read docker root %s: %w", root, err)
 	}
-	known = map[string]bool{}
+	n.known = map[string]bool{}
 	for _, db := range dbs {
+		before := len(n.known)
 		for _, pattern := range []string{"sha256/*/cache-id", "tmp/*/cache-id", "mounts/*/mount-id", "mounts/*/init-id"} {
-			if err := readNames(db, pattern, known); err != nil {
-				return nil, false, fmt.Errorf("read docker root %s: %w", root, err)
+			if err := readNames(db, pattern, n.known); err != nil {
+				return n, fmt.Errorf("read docker root %s: %w", root, err)
 			}
 		}
+		n.plugins = n.plugins || ofPlugin(db) && len(n.known) > before
 	}
-	snapshots, err = buildKitLayers(root, known)
-	return known, snapshots, err
+	n.snapshots, err = buildKitLayers(root, n.known)
+	return n, err
 }
 
 // pluginDBs finds the records of layers that storage plugins keep. ErrNotFound if there is none.

@@ -30,12 +30,15 @@ func (s *session) gc() *cobra.Command {
 		Long: `List layers that nobody needs any more, and remove them with --yes. What a damaged record may need, or something mounted uses, stays, and is
 listed with the reason.
 
-ON DISK is what a layer has for itself, and its removal frees. Without --docker-root only what the store itself can tell is listed. With it the store is compared
+ON DISK is what a layer has for itself, and its removal frees; of vfs it is the whole copy, and its removal frees less where copies share blocks (reflinks).
+
+Without --docker-root only what the store itself can tell is listed. With it the store is compared
 with Docker's own record of its layers, and with BuildKit's of its own. Without the latter BuildKit's
 layers (names of 25 characters) are listed, but never removed.
 
-A record that has none of the store's layers is taken for that of another Docker: then nothing is listed or removed. A Docker
-that was stopped for good, or has no layers any more, is told from it by --docker-gone.`,
+A record that has none of the store's layers, however young, is taken for that of another Docker, and a store that has none of the record's
+layers for another store: then nothing is listed or removed. A Docker that was stopped for good, or has no layers any more, is told from it
+by --docker-gone.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := c.complete(cmd.Flags().Changed("older-than")); err != nil {
@@ -91,7 +94,7 @@ func (c dockerComparison) complete(deadline bool) error {
 }
 
 // compare returns which layers are to be kept, or not to be looked at, and those that nothing can be said about. ErrFailedPrecondition if
-// the record has none of the store's layers, and some would be listed.
+// the record and the store have no layer in common.
 func (c dockerComparison) compare(ctx context.Context, t *target, yes bool) (o store.GCOptions, doubtful []store.Orphan, err error) {
 	// The store first: a layer that Docker makes and writes down meanwhile is then not in the list.
 	list, err := t.List(ctx)
@@ -102,21 +105,38 @@ func (c dockerComparison) compare(ctx context.Context, t *target, yes bool) (o s
 	for _, l := range list {
 		o.Listed[l.ID] = true
 	}
-	docker, snapshots := map[string]bool{}, true // BuildKit is gone with its Docker
+	docker := dockerNames{snapshots: true} // BuildKit is gone with its Docker
 	if !c.gone {
-		if docker, snapshots, err = dockerLayers(c.root); err != nil {
+		if docker, err = dockerLayers(c.root); err != nil {
+			return o, nil, err
+		}
+		if err := c.related(list, docker); err != nil {
 			return o, nil, err
 		}
 	}
-	o.Known, doubtful = judge(list, docker, snapshots, time.Now().Add(-c.older))
-	listed := len(doubtful) > 0 || slices.ContainsFunc(list, func(l store.Info) bool { return !o.Known[l.Name] })
-	known := slices.ContainsFunc(list, func(l store.Info) bool { return docker[l.Name] })
-	if listed && !known && !c.gone {
-		return o, nil, fmt.Errorf("gc: none of the store's layers is in Docker's record in %s: it is another Docker's record, or the store is another one; "+
-			"if this Docker was removed, or has no layers any more, repeat with --docker-gone: %w", c.root, errdefs.ErrFailedPrecondition)
-	}
+	o.Known, doubtful = judge(list, docker.known, docker.snapshots, time.Now().Add(-c.older))
 	return o, doubtful, nil
 }
+
+// related refuses a record and a store of which one has layers of Docker's, and none is in the other.
+func (c dockerComparison) related(list []store.Info, docker dockerNames) error {
+	ours := slices.DeleteFunc(slices.Clone(list), containerds)
+	const gone = "if this Docker was removed, or has no layers any more, repeat with --docker-gone"
+	switch {
+	case slices.ContainsFunc(ours, func(l store.Info) bool { return docker.known[l.Name] }):
+		return nil
+	case len(ours) > 0:
+		return fmt.Errorf("gc: none of the store's layers is in Docker's record in %s: it is another Docker's record, or the store is another one; "+
+			gone+": %w", c.root, errdefs.ErrFailedPrecondition)
+	case docker.plugins:
+		return fmt.Errorf("gc: the store has no layer of those in Docker's record in %s: its own records are lost, or it is another store, or its disk is not mounted; "+
+			"restore them, and restart Strata, or mount the disk; "+gone+": %w", c.root, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// containerds tells a layer of containerd's, which removes by itself what it does not know.
+func containerds(l store.Info) bool { return strings.HasPrefix(l.Name, snapshotter.Prefix) }
 
 // explain says which record a layer is missing in.
 func (c dockerComparison) explain(orphans []store.Orphan) []store.Orphan {
@@ -145,7 +165,7 @@ func judge(list []store.Info, docker map[string]bool, snapshots bool, deadline t
 		busy := l.Mounts > 0 || l.State != store.StateReady || l.Created.After(deadline)
 		switch {
 		case keep[l.Name]:
-		case strings.HasPrefix(l.Name, snapshotter.Prefix): // containerd removes by itself what it does not know
+		case containerds(l):
 			keep[l.Name] = true
 		case busy:
 			keep[l.Name] = true

@@ -19,8 +19,11 @@ func (s *session) usage() *cobra.Command {
 		Long: `Show what layers themselves occupy on disk, parents not counted.
 
 ON DISK are the bytes that the layer has for itself: what it shares with its parent counts for the parent alone. The backend
-tells what that is: overlay and vfs add up the blocks of the layer's files, btrfs the extents that are younger than the
-parent's, zfs what is written since the parent. Without names, removed layers are listed as well, as long as their data is there:
+tells what that is: overlay adds up the blocks of the layer's files, btrfs the extents that are younger than the
+parent's, zfs what is written since the parent. A layer of vfs is a whole copy and counts as such, together with blocks that it shares with
+its parent (reflinks), so that the total can be more than the disk holds.
+
+Without names, removed layers are listed as well, as long as their data is there:
 it is deleted in the background, or kept until the last child is gone.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.with(cmd.Context(), false, func(t *target) error {
