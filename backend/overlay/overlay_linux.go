@@ -85,6 +85,9 @@ func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, erro
 func (o *overlay) require(ctx context.Context) error {
 	wanted := []probe.Feature{probe.DType, probe.Whiteout}
 	switch err := o.probe.Test(ctx, probe.TrustedXattr); {
+	case untried(err) && !o.Env.Fresh:
+		o.marks = marksOf(o.Env.Home)
+		return nil
 	case err == nil:
 		wanted = append(wanted, probe.Overlay)
 	case errdefs.IsNotImplemented(err) && o.probe.Test(ctx, probe.UserXattr) == nil:
@@ -101,8 +104,24 @@ func (o *overlay) require(ctx context.Context) error {
 	return nil
 }
 
-// refusal says what to do about a file system that overlay cannot use. One that is mounted read-only
-// cannot be tried and does no harm.
+// untried tells that nothing can be tried since the file system takes no files: it is full, or mounted read-only. A store that was made
+// there worked once, and layers can be read and removed.
+func untried(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+// marksOf finds out which marks this process may make, where no file can be made: the directory itself has room for a small one.
+func marksOf(home string) upper.Marks {
+	const name = "trusted.overlay.strata.probe"
+	err := unix.Lsetxattr(home, name, nil, 0)
+	if errors.Is(err, unix.EPERM) {
+		return upper.User()
+	}
+	_ = unix.Lremovexattr(home, name) // it says nothing
+	return upper.Trusted()
+}
+
+// refusal says what to do about a file system that overlay cannot use. One that is mounted read-only does no harm.
 func refusal(err error) error {
 	switch {
 	case errors.Is(err, unix.EROFS):
@@ -146,8 +165,13 @@ func (o *overlay) chooseOptions(ctx context.Context) error {
 // knows reports whether the kernel knows an option.
 func (o *overlay) knows(ctx context.Context, word string) (bool, error) {
 	err := o.probe.Test(ctx, probe.OverlayOption(word))
-	if errdefs.IsNotImplemented(err) {
+	switch {
+	case errdefs.IsNotImplemented(err):
 		return false, nil
+	case untried(err): // a kernel before 6.5: the module has a parameter for each option that it knows
+		key, _, _ := strings.Cut(word, "=")
+		_, err = os.Stat("/sys/module/overlay/parameters/" + key)
+		return err == nil, nil
 	}
 	return err == nil, err
 }

@@ -66,7 +66,10 @@ func (p *Prober) try(ctx context.Context, f Feature) (err error) {
 		Reflink:          reflink,
 	}[f]
 	if word, ok := strings.CutPrefix(string(f), optionPrefix); ok {
-		test = func(ctx context.Context, dir string) error { return overlayOption(ctx, dir, word) }
+		if err := parsesOption(word); !errors.Is(err, errLegacy) {
+			return err
+		}
+		test = func(ctx context.Context, dir string) error { return overlay(ctx, dir, word) }
 	}
 	if test == nil {
 		return errors.New("no such feature")
@@ -203,8 +206,8 @@ func addLower(_ context.Context, dir string) error {
 	return inconclusiveUnless(err, need, unix.EINVAL, errLegacy)
 }
 
-// overlayOption asks the option parser or, where that cannot be asked, mounts an overlay.
-func overlayOption(ctx context.Context, dir, word string) error {
+// parsesOption asks the option parser, for which nothing has to be made on a disk. errLegacy if it cannot be asked: only a mount tells.
+func parsesOption(word string) error {
 	key, value, found := strings.Cut(word, "=")
 	err := withOverlay(func(fd int) error {
 		if found {
@@ -213,7 +216,7 @@ func overlayOption(ctx context.Context, dir, word string) error {
 		return unix.FsconfigSetFlag(fd, key)
 	})
 	if errors.Is(err, errLegacy) || errdefs.IsNotImplemented(err) {
-		return overlay(ctx, dir, word)
+		return errLegacy
 	}
 	return inconclusiveUnless(err, "the kernel's overlay does not know it", unix.EINVAL)
 }
