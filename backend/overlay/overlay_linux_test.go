@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -355,6 +356,27 @@ func TestRefusal(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, len(entries), 0, "probes clean up")
 	})
+}
+
+// TestReadOnly holds that a store is read where nothing can be tried, with the options that it has elsewhere.
+func TestReadOnly(t *testing.T) {
+	options := func(env backend.Env) string {
+		b, err := overlay.New(t.Context(), env, overlay.NewConfig())
+		assert.NilError(t, err)
+		reporter, ok := b.(backend.Reporter)
+		assert.Assert(t, ok)
+		fields, err := reporter.Report(t.Context())
+		assert.NilError(t, err)
+		assert.NilError(t, b.(io.Closer).Close())
+		i := slices.IndexFunc(fields, func(f backend.Field) bool { return f.Name == "Mount options" })
+		return fields[i].Value
+	}
+	r := newRig(t, loop(t, "ext4"))
+	before := options(r.env)
+	assert.NilError(t, unix.Mount(r.env.Home, r.env.Home, "", unix.MS_BIND, ""))
+	defer func() { assert.NilError(t, unix.Unmount(r.env.Home, 0)) }()
+	assert.NilError(t, unix.Mount("", r.env.Home, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	assert.Equal(t, options(r.env), before)
 }
 
 func TestConfig(t *testing.T) {
