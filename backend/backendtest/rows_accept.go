@@ -182,6 +182,14 @@ func acceptAttributes() []acceptCase {
 			logs: []string{"count=7"},
 		},
 		{
+			name: "attributes of a file system",
+			text: archive(
+				with(directory("d"), "btrfs.compression", "zlib"), file("d/f", "f"),
+				with(file("g", "g"), "btrfs.compression", "zstd", "bcachefs.compression", "lz4", "user.kept", "1")),
+			want: map[string]string{"d": "drwxr-xr-x 0:0", "d/f": "-rw-r--r-- 0:0 f", "g": "-rw-r--r-- 0:0 user.kept=1 g"},
+			logs: []string{`count=3 first="btrfs.compression of \"d/\": is in no namespace of Linux's`},
+		},
+		{
 			name: "marks of overlayfs",
 			base: archive(directory("d"), file("d/below", "b"), directory("other"), file("other/secret", "s")),
 			text: archive(

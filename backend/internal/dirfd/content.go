@@ -19,9 +19,11 @@ const (
 //	Content  user.*, trusted.*, Capability, ACL, DefaultACL yes       yes     yes         yes
 //	Mark     trusted.overlay.*, and user.overlay.* where    no        no      left out    with a whole tree only
 //	         the overlayfs that mounts the layer marks so
+//	Storage  what is in no namespace of Linux's: how one    no        no      left out    as far as it can
+//	         file system stores the file (btrfs.compression,
+//	         which files below inherit), or another system's
 //	Other    labels of the host (security.selinux and the   no        no      as far as   as far as it can
-//	         like), what a file system has to say (btrfs.*,           it can
-//	         other system.*)
+//	         like), other system.*                                    it can
 //
 // Packing is making a tar of a layer, and unpacking the reverse: a tar of another builder may have attributes that are
 // never packed here. Who copies a whole tree (package tree) makes another layer of the same mount options of it, with
@@ -33,6 +35,7 @@ const (
 	Other Role = iota
 	Content
 	Mark
+	Storage
 )
 
 // RoleOf returns the role of the attribute of this name in a layer whose mount makes these marks, none if it is no
@@ -46,6 +49,8 @@ func RoleOf(name string, marks backend.Whiteouts) Role {
 		return Mark
 	case space == "user", space == "trusted", name == Capability, name == ACL, name == DefaultACL:
 		return Content
+	case space != "security" && space != "system": // xattr(7) names these four namespaces
+		return Storage
 	}
 	return Other
 }

@@ -15,8 +15,9 @@ func TestRoleOf(t *testing.T) {
 		"user.x": dirfd.Content, "user.overlayed": dirfd.Content, "trusted.x": dirfd.Content, "trusted.overlay": dirfd.Content,
 		"security.capability": dirfd.Content, "system.posix_acl_access": dirfd.Content, "system.posix_acl_default": dirfd.Content,
 		"trusted.overlay.opaque": dirfd.Mark, "trusted.overlay.any": dirfd.Mark,
-		"security.selinux": dirfd.Other, "security.capability2": dirfd.Other, "btrfs.compression": dirfd.Other,
-		"system.nfs4_acl": dirfd.Other, "userx": dirfd.Other, "": dirfd.Other,
+		"security.selinux": dirfd.Other, "security.capability2": dirfd.Other, "system.nfs4_acl": dirfd.Other,
+		"btrfs.compression": dirfd.Storage, "bcachefs.compression": dirfd.Storage, "ceph.quota": dirfd.Storage,
+		"com.apple.quarantine": dirfd.Storage, "userx": dirfd.Storage, "": dirfd.Storage,
 	} {
 		for _, marks := range []backend.Whiteouts{backend.WhiteoutsNone, backend.WhiteoutsOverlay, backend.WhiteoutsOverlayUser} {
 			assert.Equal(t, dirfd.RoleOf(name, marks), want, name)

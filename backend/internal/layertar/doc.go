@@ -28,4 +28,6 @@
 //   - A device whose numbers do not fit in 12 and 20 bits is refused. Docker cuts them off and makes
 //     another device; containerd refuses some of them.
 //   - Attributes in trusted.* are unpacked, but for overlayfs's own; containerd leaves all of them out.
+//   - Attributes that say how a file system stores a file, such as btrfs.compression, are left out
+//     everywhere. Docker and containerd set them on the file system that knows them.
 package layertar

@@ -1,6 +1,7 @@
 package tarcodec
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -118,10 +119,23 @@ const (
 	ACLDefault = dirfd.DefaultACL
 )
 
-// ForeignXattr reports whether an attribute is a mark of overlayfs that could act where the layer is mounted, and redirect
-// lookups into other layers: it is neither unpacked nor packed.
-func ForeignXattr(name string, marks backend.Whiteouts) bool {
-	return dirfd.RoleOf(name, marks) == dirfd.Mark
+// Why an attribute is neither unpacked nor packed.
+var (
+	errMark    = errors.New("is a mark of overlayfs")
+	errStorage = errors.New("is in no namespace of Linux's")
+)
+
+// ForeignXattr returns why an attribute is neither unpacked nor packed, nil for others: it is a mark of overlayfs that could act
+// where the layer is mounted, and redirect lookups into other layers, or it says how a file system stores the file.
+func ForeignXattr(name string, marks backend.Whiteouts) error {
+	switch dirfd.RoleOf(name, marks) {
+	case dirfd.Mark:
+		return errMark
+	case dirfd.Storage:
+		return errStorage
+	case dirfd.Content, dirfd.Other:
+	}
+	return nil
 }
 
 // PackedXattr tells which attributes go into a tar: more than Docker's, which are user.* and security.capability.

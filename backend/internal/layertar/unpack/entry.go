@@ -1,7 +1,6 @@
 package unpack
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -78,10 +77,10 @@ func (p *parser) describe(e *tarcodec.Entry, path string) error {
 	}
 	p.entry.Xattrs = slices.DeleteFunc(e.Xattrs, func(x tarcodec.Xattr) bool {
 		foreign := tarcodec.ForeignXattr(x.Name, p.o.Marks)
-		if foreign {
-			p.LeaveOut(x.Name, e.Name, errForeign)
+		if foreign != nil {
+			p.LeaveOut(x.Name, e.Name, foreign)
 		}
-		return foreign
+		return foreign != nil
 	})
 	return checkXattrs(p.entry.Xattrs)
 }
@@ -126,5 +125,3 @@ func owner(e *tarcodec.Entry, m *backend.IDMap) (uid, gid uint32, err error) {
 	}
 	return uid, gid, nil
 }
-
-var errForeign = errors.New("is a mark of overlayfs")
