@@ -11,24 +11,41 @@ import (
 	"syscall"
 )
 
-// holder says which process has the lock on a file, as people want to read it. The kernel tells only about processes
-// that this one can see, by the numbers that they have here.
+// HeldBy says which process has the store in root open, as people want to read it; "" if none can be seen. It takes no lock.
+func HeldBy(root string) string {
+	f, err := os.Open(filepath.Join(root, lockFile))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	return seenHolder(f)
+}
+
+// holder says which process has the lock on a file, even if it cannot be seen.
 func holder(f *os.File) string {
-	const unseen = "one that cannot be seen from here, as in another container"
+	if seen := seenHolder(f); seen != "" {
+		return seen
+	}
+	return "one that cannot be seen from here, as in another container"
+}
+
+// seenHolder says which process has the lock on a file. The kernel tells only about processes that this one can see, by
+// the numbers that they have here; "" for any other, and for none.
+func seenHolder(f *os.File) string {
 	info, err := f.Stat()
 	if err != nil {
-		return unseen
+		return ""
 	}
 	table, err := os.ReadFile("/proc/locks")
 	if err != nil {
-		return unseen
+		return ""
 	}
 	for line := range bytes.Lines(table) {
 		if pid := flocker(line, info); pid != 0 && hasOpen(pid, info) {
 			return fmt.Sprintf("process %d (%s)", pid, command(pid))
 		}
 	}
-	return unseen
+	return ""
 }
 
 // flocker returns the process that has a lock by flock(2) on a file, according to a line of /proc/locks, or 0. The line

@@ -172,7 +172,8 @@ func longHelp() string {
 	b.WriteString("A storage driver for Docker that lives outside the daemon.\n\n")
 	b.WriteString("A layer may be named by its name or its ID, or by any beginning of them that is not ambiguous.\n\n")
 	b.WriteString("With --root, commands that read layers' content or change anything open the store as a plugin does,\n" +
-		"so that no plugin may be running; the others only look at its records.\n\nExit codes:\n")
+		"so that no plugin may be running; the others only look at its records, which say neither what is mounted\n" +
+		"nor which settings a running plugin has.\n\nExit codes:\n")
 	for _, c := range ExitCodes() {
 		fmt.Fprintf(&b, "  %d  %s\n", c.Code, c.Meaning)
 	}

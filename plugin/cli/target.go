@@ -71,6 +71,10 @@ func (s *session) open(ctx context.Context, write bool) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	if by := store.HeldBy(root); by != "" && !write {
+		_, _ = fmt.Fprintf(s.Stderr, "strata: %s has this store open: what it has mounted and the settings that it runs with are not shown; "+
+			"leave out --root to ask it\n", harmless(by)) // as complaints
+	}
 	return &target{
 		Store: st,
 		describe: func(ctx context.Context) (control.Info, error) {
