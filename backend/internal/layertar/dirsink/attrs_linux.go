@@ -6,9 +6,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"strata/backend"
+	"strata/backend/internal/dirfd"
 	"strata/backend/internal/layertar/openat"
 	"strata/backend/internal/layertar/tarcodec"
 )
@@ -80,10 +82,37 @@ func (n node) set(a *attrs) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("set attribute %q: %w", name, err)
+			return fmt.Errorf("set attribute %q of %d bytes: %w", name, len(a.xattrs[i].Value), n.tooLarge(err))
 		}
 	}
 	return n.setMode(a, &st, owned)
+}
+
+// nearlyFull is how much a disk may have left that is full to an attribute, bytes: the largest value, and what is allocated with it.
+const nearlyFull = 2 * dirfd.MaxXattrs
+
+// tooLarge tells apart what setxattr(2) has one error for (ENOSPC): it returns err if the disk is full, else what the file system
+// cannot keep.
+func (n node) tooLarge(err error) error {
+	var st unix.Statfs_t
+	fd := n.FD
+	if fd < 0 {
+		fd = n.Dir
+	}
+	if !errors.Is(err, unix.ENOSPC) || unix.Fstatfs(fd, &st) != nil {
+		return err
+	}
+	if int64(st.Bavail)*st.Bsize <= nearlyFull || st.Files > 0 && st.Ffree == 0 { //nolint:gosec // a disk has less than 2^63 bytes
+		return err
+	}
+	limit := ""
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC:
+		limit = fmt.Sprintf("; ext4 keeps %d KiB of attributes a file, unless it was made with mkfs.ext4 -O ea_inode", st.Bsize>>10)
+	case unix.BTRFS_SUPER_MAGIC:
+		limit = "; btrfs keeps an attribute of somewhat less than a node, which mkfs.btrfs --nodesize sets"
+	}
+	return fmt.Errorf("the disk is not full, but its file system does not keep so much%s: %w", limit, errdefs.ErrNotImplemented)
 }
 
 // setMode sets the mode if it is not, or may no longer be, the one that st says the file had before

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -250,7 +251,7 @@ func TestAbsentAttributes(t *testing.T) {
 		{name: "system.nfs4_acl", why: "operation not supported"},
 		{name: "nonsense", why: "is in no namespace of Linux's"},
 		{name: "user", why: "operation not supported"},
-		{name: "user.big", value: strings.Repeat("x", 60<<10), want: unix.ENOSPC},
+		{name: "user.big", value: strings.Repeat("x", 60<<10), want: errdefs.ErrNotImplemented},
 		{name: "user.huge", value: strings.Repeat("x", 64<<10+1), want: unix.E2BIG},
 		{name: "user." + strings.Repeat("n", 300), want: unix.ERANGE},
 		{name: "security.capability", value: "no capability", want: unix.EINVAL},
@@ -270,6 +271,41 @@ func TestAbsentAttributes(t *testing.T) {
 	assert.Assert(t, !absentXattr("trusted.x", unix.S_IFREG, unix.EPERM))
 	assert.Assert(t, !absentXattr("user.x", unix.S_IFREG, unix.EPERM))
 	assert.Assert(t, absentXattr("user.x", unix.S_IFIFO, unix.EPERM))
+}
+
+// TestLargeAttribute: what a file system has no room for in one file is no full disk, and a full disk is one.
+func TestLargeAttribute(t *testing.T) {
+	tartest.NeedRoot(t)
+	dir := loopMount(t, "ext4", 64<<20)
+	var disk unix.Statfs_t
+	assert.NilError(t, unix.Statfs(dir, &disk))
+	layer := filepath.Join(dir, "layer")
+	tartest.Mkdir(t, layer)
+	try := func(m tartest.Member, size int) error {
+		text := tartest.Make(t, tartest.Xattr(m, "user.large", strings.Repeat("x", size)))
+		_, err := Apply(t.Context(), layer, bytes.NewReader(text), Options{}, unpack.Options{})
+		return err
+	}
+	for _, m := range []tartest.Member{tartest.File("f", "f"), tartest.Dir("d")} {
+		err := try(m, 5000)
+		assert.Assert(t, errdefs.IsNotImplemented(err) && !errors.Is(err, unix.ENOSPC), "%v", err)
+		assert.ErrorContains(t, err, `set attribute "user.large" of 5000 bytes: the disk is not full`)
+		assert.ErrorContains(t, err, fmt.Sprintf("ext4 keeps %d KiB of attributes a file, unless it was made with mkfs.ext4 -O ea_inode", disk.Bsize>>10))
+	}
+	f, err := os.Create(filepath.Join(dir, "ballast"))
+	assert.NilError(t, err)
+	_, err = io.Copy(f, zeros{})
+	assert.ErrorIs(t, errors.Join(err, f.Sync()), unix.ENOSPC)
+	assert.NilError(t, f.Close())
+	for i := 0; err == nil || i == 0; i++ { // ext4 keeps blocks back for attributes
+		name := filepath.Join(dir, fmt.Sprint("f", i))
+		assert.NilError(t, os.WriteFile(name, nil, 0o600))
+		err = unix.Setxattr(name, "user.x", fmt.Appendf(nil, "%0600d", i), 0)
+	}
+	assert.ErrorIs(t, err, unix.ENOSPC)
+	for _, size := range []int{600, 5000} {
+		assert.ErrorIs(t, try(tartest.File("g", ""), size), unix.ENOSPC)
+	}
 }
 
 // TestCancel stops an Apply whose tar never ends.
