@@ -136,8 +136,22 @@ func TestResume(t *testing.T) {
 		with = c
 		return &fake{}, broken
 	})
+	sync := func() (is config.Setting) {
+		list, err := k.Options(t.Context())
+		assert.NilError(t, err)
+		for _, is = range list {
+			if is.Key == "sync" {
+				break
+			}
+		}
+		assert.Assert(t, is.Next == nil)
+		return is
+	}
+	assert.Equal(t, sync().Value, "none", "before the store is opened")
+	assert.Equal(t, sync().Source, config.SourceStorageOpt)
 	_, err := k.Session(t.Context())
 	assert.ErrorIs(t, err, broken)
+	assert.Equal(t, sync().Value, "none", "after the store has failed to open")
 	broken = nil
 	s, err := k.Session(t.Context())
 	assert.NilError(t, err)
@@ -145,6 +159,7 @@ func TestResume(t *testing.T) {
 	assert.DeepEqual(t, s.Init.IDMap(), &backend.IDMap{UIDs: init.UIDMaps, GIDs: init.GIDMaps})
 	assert.Equal(t, with.Sync, store.SyncNone)
 	assert.Equal(t, with.Root, root)
+	assert.Equal(t, sync().Value, "none", "while the store is open")
 }
 
 // TestWithoutInit: where containerd is served the store opens without an Init, and one may come later.

@@ -42,13 +42,17 @@ func (k *Keeper[S]) from(others ...config.Source) (*config.Settings, error) {
 
 func (k *Keeper[S]) configFile() string { return filepath.Join(k.o.Place.Root, config.FileName) }
 
-// Options implements control.Settings.
+// Options implements control.Settings. As long as no store is open, they are those that the next call
+// opens it with.
 func (k *Keeper[S]) Options(context.Context) ([]config.Setting, error) {
 	if err := k.Refused(); err != nil {
 		return nil, err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.current.Load() == nil {
+		return k.recorded()
+	}
 	file, err := config.FromFile(k.configFile())
 	if err != nil {
 		return nil, err
@@ -58,6 +62,19 @@ func (k *Keeper[S]) Options(context.Context) ([]config.Setting, error) {
 		return nil, fmt.Errorf("the next start would fail: %w", err)
 	}
 	return k.settings.Before(later), nil
+}
+
+// recorded returns the settings that the config file and the last Init make. It wants k.mu.
+func (k *Keeper[S]) recorded() ([]config.Setting, error) {
+	i, err := loadInit(k.initFile())
+	if err := ignoreMissing(err); err != nil {
+		return nil, err
+	}
+	_, s, err := k.resolve(i)
+	if err != nil {
+		return nil, fmt.Errorf("the store would not open: %w", err)
+	}
+	return s.List(), nil
 }
 
 // SetOptions implements control.Settings. Everything is recorded in the config file; what can be
