@@ -198,7 +198,7 @@ func TestNoLimit(t *testing.T) {
 		r := newRig(t, dir)
 		err := r.back.Create(t.Context(), backend.Layer{ID: "limited", Limit: 1 << 20})
 		assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
-		assert.ErrorContains(t, err, "prjquota")
+		assert.ErrorContains(t, err, "size limits need")
 	})
 }
 

@@ -22,16 +22,30 @@ type Projects struct {
 	base uint32
 }
 
-// howTo tells an administrator what is missing on the file system of f.
-func howTo(f *os.File) string {
+// howTo tells an administrator what is missing on the file system of f. err is what the kernel answers, nil if quota is off. A
+// kernel that answers ENOSYS has no quota for this file system, and would not mount one that was made to keep it (ext4_feature_set_ok
+// in fs/ext4/super.c, xfs_fs_parse_param in fs/xfs/xfs_super.c). One without CONFIG_QFMT_V2 says nothing beforehand.
+func howTo(f *os.File, err error) string {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		st.Type = 0 // then all there is to say
 	}
-	switch st.Type {
-	case unix.EXT4_SUPER_MAGIC:
-		return "size limits need project quota: unmount the file system, run tune2fs -O project,quota -Q prjquota DEVICE, and mount it with -o prjquota"
-	case unix.XFS_SUPER_MAGIC:
+	return advice(st.Type, errors.Is(err, unix.ENOSYS))
+}
+
+// advice is howTo for a file system of a type, on a kernel that has no quota for it or has.
+func advice(magic int64, without bool) string {
+	switch {
+	case magic == unix.EXT4_SUPER_MAGIC && without:
+		return "this kernel has no quota for ext4: size limits need one with CONFIG_QUOTA and CONFIG_QFMT_V2; leave the file system as it is, " +
+			"since this kernel cannot mount it with quota"
+	case magic == unix.EXT4_SUPER_MAGIC:
+		return "size limits need project quota, and a kernel with CONFIG_QFMT_V2, without which the file system could not be mounted afterwards: " +
+			"unmount it, run tune2fs -O project,quota -Q prjquota DEVICE, and mount it with -o prjquota"
+	case magic == unix.XFS_SUPER_MAGIC && without:
+		return "this kernel has no quota for xfs: size limits need one with CONFIG_XFS_QUOTA; leave the mount options as they are, " +
+			"since this kernel does not mount the file system with prjquota"
+	case magic == unix.XFS_SUPER_MAGIC:
 		return "size limits need project quota: unmount the file system, and mount it with -o prjquota (the root file system with rootflags=prjquota)"
 	}
 	return "size limits need a store on ext4 or xfs, mounted with -o prjquota"
@@ -59,16 +73,16 @@ func enforced(f *os.File) error {
 	if err != nil {
 		for _, lacking := range []error{unix.ENOSYS, unix.ENOTTY, unix.EOPNOTSUPP, unix.EINVAL, unix.ESRCH, unix.ENODEV, unix.ENOTBLK} {
 			if errors.Is(err, lacking) {
-				return fmt.Errorf("%s: %w: %w", howTo(f), err, errdefs.ErrNotImplemented)
+				return fmt.Errorf("%s: %w: %w", howTo(f, err), err, errdefs.ErrNotImplemented)
 			}
 		}
 		return err
 	}
 	if state&bothProject != bothProject {
-		return fmt.Errorf("%s: %w", howTo(f), errdefs.ErrNotImplemented)
+		return fmt.Errorf("%s: %w", howTo(f, nil), errdefs.ErrNotImplemented)
 	}
 	if _, err := getAttributes(f); err != nil {
-		return fmt.Errorf("%s: %w: %w", howTo(f), err, errdefs.ErrNotImplemented)
+		return fmt.Errorf("%s: %w: %w", howTo(f, nil), err, errdefs.ErrNotImplemented)
 	}
 	return nil
 }

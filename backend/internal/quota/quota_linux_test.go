@@ -60,6 +60,29 @@ func TestParseIDs(t *testing.T) {
 	}
 }
 
+// TestAdvice: nobody is told to do what the kernel would not survive.
+func TestAdvice(t *testing.T) {
+	for _, c := range []struct {
+		magic   int64
+		without bool
+		want    []string
+		never   string
+	}{
+		{unix.EXT4_SUPER_MAGIC, false, []string{"tune2fs -O project,quota -Q prjquota DEVICE", "-o prjquota", "CONFIG_QFMT_V2"}, "leave"},
+		{unix.EXT4_SUPER_MAGIC, true, []string{"this kernel has no quota for ext4", "CONFIG_QFMT_V2", "leave the file system as it is"}, "tune2fs"},
+		{unix.XFS_SUPER_MAGIC, false, []string{"-o prjquota", "rootflags=prjquota"}, "leave"},
+		{unix.XFS_SUPER_MAGIC, true, []string{"this kernel has no quota for xfs", "CONFIG_XFS_QUOTA", "leave the mount options"}, "rootflags"},
+		{unix.TMPFS_MAGIC, true, []string{"a store on ext4 or xfs, mounted with -o prjquota"}, "kernel"},
+		{0, false, []string{"a store on ext4 or xfs, mounted with -o prjquota"}, "kernel"},
+	} {
+		text := advice(c.magic, c.without)
+		for _, want := range c.want {
+			assert.Assert(t, strings.Contains(text, want), "%q: %s", want, text)
+		}
+		assert.Assert(t, !strings.Contains(text, c.never), "%q: %s", c.never, text)
+	}
+}
+
 // TestNoQuota holds that a file system without it is refused with what to do, and left as it is.
 func TestNoQuota(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
@@ -68,8 +91,9 @@ func TestNoQuota(t *testing.T) {
 			t.Setenv("TMPDIR", "/missing") // as in a plugin
 			_, err := Open(dir)
 			assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
-			assert.ErrorContains(t, err, map[string]string{"ext4": "tune2fs -O project,quota -Q prjquota", "xfs": "rootflags=prjquota"}[fs])
-			assert.ErrorContains(t, err, "prjquota")
+			assert.ErrorContains(t, err, "size limits need")
+			without := errors.Is(err, unix.ENOSYS) && (fs == "ext4" || fs == "xfs")
+			assert.Equal(t, strings.Contains(err.Error(), "this kernel has no quota for "+fs), without, "%v", err)
 			// A kernel without quotactl_fd says the same of a file system that is on a device.
 			f, err := os.Open(dir)
 			assert.NilError(t, err)
