@@ -94,11 +94,11 @@ func (o *overlay) require(ctx context.Context) error {
 		o.marks = upper.User()
 		wanted = append(wanted, probe.OverlayUserXattr)
 	default:
-		return refusal(err)
+		return o.refusal(err)
 	}
 	for _, f := range wanted {
 		if err := o.probe.Test(ctx, f); err != nil {
-			return refusal(err)
+			return o.refusal(err)
 		}
 	}
 	return nil
@@ -121,11 +121,16 @@ func marksOf(home string) upper.Marks {
 	return upper.Trusted()
 }
 
-// refusal says what to do about a file system that overlay cannot use. One that is mounted read-only does no harm.
-func refusal(err error) error {
+// refusal says what to do about a file system that overlay cannot use. One that is mounted read-only does no harm. On an overlay
+// any probe may be the first to fail, for a reason that follows from it.
+func (o *overlay) refusal(err error) error {
+	var st unix.Statfs_t
 	switch {
 	case errors.Is(err, unix.EROFS):
 		return nil
+	case errdefs.IsNotImplemented(err) && unix.Statfs(o.Env.Home, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC:
+		return fmt.Errorf("%s lies on an overlay, such as the root of a container, and an overlay cannot lie on one; "+
+			"put the store on a volume or a disk with ext4, xfs (ftype=1) or btrfs, or use the backend vfs: %w", o.Env.Home, err)
 	case errdefs.IsNotImplemented(err):
 		return fmt.Errorf("%w; put the store on ext4, xfs (ftype=1) or btrfs, or use the backend vfs", err)
 	}

@@ -352,6 +352,7 @@ func TestRefusal(t *testing.T) {
 		_, err := overlay.New(t.Context(), backend.Env{Home: home}, overlay.NewConfig())
 		assert.Assert(t, errdefs.IsNotImplemented(err), "%v", err)
 		assert.ErrorContains(t, err, "vfs")
+		assert.Assert(t, strings.HasPrefix(err.Error(), home+" lies on an overlay"), "%v", err)
 		entries, err := os.ReadDir(home)
 		assert.NilError(t, err)
 		assert.Equal(t, len(entries), 0, "probes clean up")
