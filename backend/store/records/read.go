@@ -127,11 +127,14 @@ func readRecord(dir, name string, sweep bool) (Record, *Bad) {
 // Reread reads one file of the directory anew, which is to be the record of the layer with that ID.
 func (d Dir) Reread(file, id string) (Record, *Bad) { return readText(filepath.Join(d.path, file), id) }
 
-// Ready counts the records whose names say that a layer has data.
+// Ready counts the records that say for sure that a layer has data.
 func (d Dir) Ready() (n int, err error) {
 	entries, err := os.ReadDir(d.path)
 	for _, e := range entries {
-		if id, state := Parse(e.Name()); state == "" && backend.CheckID(id) == nil && !strings.HasSuffix(e.Name(), tmpSuffix) {
+		if backend.CheckID(e.Name()) != nil { // it is no ready layer's
+			continue
+		}
+		if r, bad := d.Reread(e.Name(), e.Name()); bad == nil && r.State == StateReady && !r.Link {
 			n++
 		}
 	}
