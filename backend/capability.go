@@ -89,7 +89,8 @@ type Narrower interface {
 }
 
 // Meter tells what a layer occupies without reading the parents. Without it the store walks the
-// layer's Place, or the mounted tree.
+// layer's Place, or the mounted tree. Data without a record is never mounted: without Meter and Placer gc
+// lists it without a size.
 type Meter interface {
 	Usage(ctx context.Context, l Layer) (Usage, error)
 }
@@ -142,7 +143,7 @@ type Syncer interface {
 
 // ContentSyncer makes durable what was written to a layer through its mounts. Seal of such a backend does so
 // as well, so that the store syncs nothing else for a layer that it seals. Without it the store syncs the
-// file systems of Place or of Home.
+// file systems of Place or of Home. It is so after Sink.Finish, too.
 type ContentSyncer interface {
 	SyncContent(ctx context.Context, l Layer) error
 }

@@ -14,7 +14,8 @@ type Sinker interface {
 	// Sink opens a layer to be filled. It may hold what earlier sinks have put there. Sinks of different
 	// layers are used at the same time.
 	Sink(ctx context.Context, l Layer) (Sink, error)
-	// Source opens the contents that a sink of the layer has taken. Several may be open.
+	// Source opens the contents that a sink of the layer has taken; of a layer in Env.Stores, too. Several
+	// may be open.
 	Source(ctx context.Context, l Layer) (Source, error)
 }
 
@@ -23,12 +24,15 @@ type Sinker interface {
 //
 // Paths are clean and relative to the layer's root, which is "."; none leads out of it. A symlink
 // within a path is followed as if the root were "/", the last name is not. Parents that are not there
-// are made: as they look in the layers below, else with mode 0755 and the owner of root. What is there
+// are made: as they look in the layers below, times included, else with mode 0755, the time that it is
+// then, and root for an owner, which with an IDMap is the one that IDMap.Root returns. What is there
 // gives way to what comes, whole trees included, but a directory to a directory: then the properties
 // change, and nothing else.
 //
 // An error ends the tar. The layer then holds some part of it, and is removed. ErrInvalidArgument says
-// that the tar asks for what cannot be. Nothing needs to be durable before Finish returns.
+// that the tar asks for what cannot be. A sink makes nothing durable: once Finish has returned, the
+// store syncs the file system of Home, or seals the layer of a ContentSyncer, before it notes the layer
+// as complete.
 type Sink interface {
 	// Begin comes before everything else. u stays until Close. The context ends when unpacking stops.
 	Begin(ctx context.Context, u Unpacker) error
@@ -50,7 +54,8 @@ type Sink interface {
 	Opaque(path string) error
 	// Remove removes a directory, which Put made, with all that it holds.
 	Remove(path string) error
-	// Finish completes the layer after the last entry.
+	// Finish completes the layer after the last entry. It is an error if the context has ended, which
+	// Unpacker.Fail may have done: the layer lacks something then.
 	Finish() error
 	// Close ends the use of the layer.
 	Close() error

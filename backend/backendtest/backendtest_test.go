@@ -70,6 +70,13 @@ func TestTreesDiffer(t *testing.T) {
 	}
 }
 
+// TestDiffNamesNow explains the time that stands for now.
+func TestDiffNamesNow(t *testing.T) {
+	now, then := backendtest.Tree{"f": {Time: time.Now()}}.WithoutClock(), backendtest.Tree{"f": {Time: time.Unix(1e9, 0)}}
+	assert.Assert(t, strings.Contains(backendtest.Diff(now, then), "1970-01-01 stands for"))
+	assert.Assert(t, !strings.Contains(backendtest.Diff(backendtest.Tree{"f": {Mode: 1}}, backendtest.Tree{"f": {Mode: 2}}), "stands for"))
+}
+
 func differ(t *testing.T, want, got string) string {
 	t.Helper()
 	a, err := backendtest.ReadTree(want)

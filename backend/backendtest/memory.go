@@ -71,7 +71,8 @@ func (m *Memory) Sink(_ context.Context, l backend.Layer) (backend.Sink, error) 
 	if err != nil {
 		return nil, err
 	}
-	return t.Sink(), nil
+	uid, gid, err := l.IDMap.Root()
+	return &memSink{root: t.root, uid: uid, gid: gid}, err
 }
 
 // Source reads a layer.

@@ -8,6 +8,7 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -19,9 +20,11 @@ type memSink struct {
 	root *memNode
 	ctx  context.Context //nolint:containedctx // it lives as long as the call that gave it to Begin
 	host backend.Unpacker
+
+	uid, gid uint32 // root's, as the tree has them
 }
 
-// Sink returns a sink that puts what a tar holds into the tree.
+// Sink returns a sink that puts what a tar holds into the tree. Owners are as the tar has them.
 func (t *MemoryTree) Sink() backend.Sink { return &memSink{root: t.root} }
 
 // Begin implements backend.Sink.
@@ -199,6 +202,7 @@ func (s *memSink) step(at *memNode, part string, imply bool) (next *memNode, tar
 		return nil, "", syscall.ENOENT
 	}
 	n = newMemDir(at, part)
+	*n.memFile = s.implied()
 	n.made = true
 	at.children[part] = n
 	return n, "", nil
@@ -320,9 +324,15 @@ func (s *memSink) prune(n *memNode) (gone bool, err error) {
 	if empty {
 		return true, s.drop(n)
 	}
-	*n.memFile = memFile{mode: modeDir | 0o755}
+	*n.memFile = s.implied()
 	n.made = true
 	return false, nil
+}
+
+// implied is a directory that nothing describes.
+func (s *memSink) implied() memFile {
+	now := time.Now()
+	return memFile{mode: modeDir | 0o755, uid: s.uid, gid: s.gid, atime: now, mtime: now}
 }
 
 // Remove implements backend.Sink.

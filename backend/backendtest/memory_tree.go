@@ -2,8 +2,10 @@ package backendtest
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -107,6 +109,48 @@ func (t *MemoryTree) Snapshot() map[string]string {
 		out[at] = line
 	})
 	return out
+}
+
+// Tree describes every file as ReadTree does, but for the numbers of devices.
+func (t *MemoryTree) Tree() Tree {
+	names := map[*memFile][]string{}
+	t.root.walk(func(at string, n *memNode) { names[n.memFile] = append(names[n.memFile], at) })
+	out := Tree{}
+	t.root.walk(func(at string, n *memNode) {
+		e := n.entry()
+		if all := names[n.memFile]; len(all) > 1 {
+			e.Group = slices.Min(all)
+		}
+		if at == "." {
+			e.Time = time.Time{}
+		}
+		out[at] = e
+	})
+	return out
+}
+
+func (f *memFile) entry() Entry {
+	e := Entry{Mode: os.FileMode(f.mode & 0o777), UID: f.uid, GID: f.gid, Time: f.mtime.UTC(), Target: f.target, Xattrs: f.xattrs}
+	for bit, mode := range map[uint32]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky} {
+		if f.mode&bit != 0 {
+			e.Mode |= mode
+		}
+	}
+	switch f.mode & modeType {
+	case modeFile:
+		e.Size, e.Digest = f.size, hex.EncodeToString(f.sum())
+	case modeDir:
+		e.Mode |= os.ModeDir
+	case modeSymlink:
+		e.Mode |= os.ModeSymlink
+	case modeChar:
+		e.Mode |= os.ModeDevice | os.ModeCharDevice
+	case modeBlock:
+		e.Mode |= os.ModeDevice
+	default:
+		e.Mode |= os.ModeNamedPipe
+	}
+	return e
 }
 
 // walk calls do for n and all that it holds, in order of names.

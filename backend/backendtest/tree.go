@@ -135,6 +135,14 @@ func (t Tree) WithoutClock() Tree {
 	return out
 }
 
+// clockNote says what WithoutClock has put into one of two entries and not into the other.
+func clockNote(want, got Entry) string {
+	if want.Time.Equal(justNow) == got.Time.Equal(justNow) {
+		return ""
+	}
+	return "; 1970-01-01 stands for any time within a day of now"
+}
+
 // Owners returns the tree with every owner replaced by f's answer.
 func (t Tree) Owners(f func(uid, gid uint32) (uint32, uint32)) Tree {
 	out := make(Tree, len(t))
@@ -164,7 +172,7 @@ func Diff(want, got Tree) string {
 		case !inWant:
 			wrong = append(wrong, fmt.Sprintf("%q should not be there", n))
 		case !cmp.Equal(w, g):
-			wrong = append(wrong, fmt.Sprintf("%q (-want +got):\n%s", n, cmp.Diff(w, g)))
+			wrong = append(wrong, fmt.Sprintf("%q (-want +got%s):\n%s", n, clockNote(w, g), cmp.Diff(w, g)))
 		}
 	}
 	sort.Strings(wrong)

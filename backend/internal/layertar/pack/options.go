@@ -2,7 +2,7 @@ package pack
 
 import "strata/backend"
 
-// Options say how WriteChanges makes a tar.
+// Options say how Changes makes a tar.
 type Options struct {
 	// IDMap maps the owners on disk to those in the tar. nil changes nothing.
 	IDMap *backend.IDMap

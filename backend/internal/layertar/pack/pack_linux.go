@@ -61,7 +61,7 @@ func Changes(ctx context.Context, w io.Writer, dir string, changes iter.Seq2[bac
 	return nil
 }
 
-// packer is one call of WriteChanges.
+// packer is one call of Changes.
 type packer struct {
 	o     Options
 	out   *bufio.Writer
