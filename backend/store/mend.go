@@ -247,10 +247,15 @@ func (c *checker) strays(context.Context) error {
 	return nil
 }
 
+// stray reports one of them. What can be a record by its name is reported as one that cannot be used, which it is once the store is
+// opened again.
 func (c *checker) stray(dir, name, why string) error {
-	repaired := ""
+	repaired, kind, layer := "", FindingStray, ""
 	id, _ := records.Parse(name)
-	if c.Repair && !c.onDisk[id] {
+	if dir == layersDir && name == id && backend.CheckID(id) == nil {
+		kind, layer = FindingBadRecord, id
+	}
+	if c.Repair && why != restored && !c.onDisk[id] {
 		c.store.mending.Lock()
 		kept, err := c.store.setAside(dir, name, os.Rename)
 		c.store.mending.Unlock()
@@ -262,9 +267,12 @@ func (c *checker) stray(dir, name, why string) error {
 		}
 		repaired = "moved to " + kept
 	}
-	c.report(FindingStray, "", fmt.Sprintf("%s: %s", c.store.path(dir, name), why), repaired)
+	c.report(kind, layer, fmt.Sprintf("%s: %s", c.store.path(dir, name), why), repaired)
 	return nil
 }
+
+// restored is what is said of a record that somebody has put in its place while the store is open.
+const restored = "it is whole, and was put here since Strata was started: the next start takes its layer back"
 
 // straysIn says by its name why something in layers/ or logs/ belongs to no layer.
 func (c *checker) straysIn(dir string) (map[string]string, error) {
@@ -300,10 +308,16 @@ func (c *checker) judgeEntry(dir, id, suffix string, e fs.DirEntry) string {
 		return ""
 	case c.onDisk[id] && dir == logsDir:
 		return "no layer has this ID, but there is data: it stays with the data"
-	case c.onDisk[id] && suffix == "":
-		return "no layer has this ID, but there is data: a record that was put here since Strata was started counts after a restart"
+	case dir == logsDir || suffix != "":
+		return "no layer has this ID"
 	}
-	return "no layer has this ID"
+	switch _, unusable := c.store.records.Reread(e.Name(), id); {
+	case unusable == nil:
+		return restored
+	case c.onDisk[id]:
+		return "no layer has this ID, but there is data: it stays with the data, and counts as a damaged record after a restart"
+	}
+	return "no layer has this ID; nothing belongs to it: --repair moves it away"
 }
 
 // mountPoints reports what lies where layers are mounted and belongs to none. Repair removes empty directories.
