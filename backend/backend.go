@@ -3,8 +3,9 @@
 // A layer is a file tree that is stored as its difference from a parent layer. The store
 // (package store) owns everything that layers have in common: names, the tree, states, locks,
 // counted mounts, crash recovery, logging. A [Backend] only knows how one layer is laid out on
-// one kind of storage. It holds no locks, no reference counts, no metadata of its own, performs
-// no mounts and logs nothing: it is told what to do and returns an error.
+// one kind of storage. It holds no locks, no reference counts, no metadata of its own, mounts no
+// layer and logs nothing: it is told what to do and returns an error. What layers consist of, such as
+// disk images, an [Activator] mounts itself, in [Env].Active and with package backend/internal/mount.
 //
 // Three methods make a backend. Everything else a kind of storage can do better than the store's
 // general code is an optional interface of one or two methods (capability.go); the comment on

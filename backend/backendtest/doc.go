@@ -2,20 +2,19 @@
 //
 // [Run] is the conformance suite. Every backend passes the same rows, driven through a real
 // [store.Store], because that is how a backend is used; where the contract of package backend says
-// more than the store asks for, the rows call the backend directly. A backend's own test is a list
-// of the file systems it should be tried on:
+// more than the store asks for, the rows call the backend directly. A backend's own test hands its
+// driver to it, on each file system that the driver names ([EachGround]) or on one ([On]):
 //
-//	func TestConformance(t *testing.T) {
-//		for _, fs := range []string{"ext4", "xfs", "btrfs"} {
-//			t.Run(fs, func(t *testing.T) {
-//				backendtest.Run(t, backendtest.Factory{Backend: "overlay", New: overlay.New, FS: fs})
-//			})
-//		}
-//	}
+//	func TestMain(m *testing.M) { os.Exit(backendtest.Main(m)) }
+//
+//	func TestConformance(t *testing.T) { backendtest.EachGround(t, overlay.Driver(), backendtest.Run) }
+//
+//	func TestCrash(t *testing.T) { backendtest.Crash(t, backendtest.On(overlay.Driver(), "ext4")) }
 //
 // [Crash] kills a process at every failpoint of every operation, opens the store again and looks
 // for damage. [PowerCut] copies the disk below a working store, as a power cut would leave it, and
-// does the same with the copy.
+// does the same with the copy. [RunDeep] uses a very deep layer with few descriptors and little memory.
+// [Sinks] tests a sink without a store; [Memory] is a backend that passes it.
 //
 // # Layers are values
 //
