@@ -271,7 +271,7 @@ func (d *daemon) handler() http.Handler {
 // starts, its Init follows the start of the plugin, and may have other options than the last.
 func (d *daemon) controlled(ctx context.Context) (control.Store, error) {
 	st, err := d.keeper.Store(ctx)
-	if errdefs.IsFailedPrecondition(err) {
+	if errors.Is(err, keeper.ErrNoInit) {
 		err = fmt.Errorf("%v: %w", err, errdefs.ErrUnavailable) //nolint:errorlint // one class, not two
 	}
 	return st, err

@@ -17,6 +17,7 @@ import (
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"gotest.tools/v3/assert"
@@ -210,6 +211,29 @@ func TestServe(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, list[0].Name, aaa)
 	assert.Equal(t, p.value("sync"), "none from --storage-opt")
+}
+
+// TestNoStoreAndADamagedOne: that there is no store yet is said of no store that is damaged.
+func TestNoStoreAndADamagedOne(t *testing.T) {
+	needRoot(t)
+	for _, file := range []string{"strata.json", "config.json", "init.json"} {
+		for kind, replace := range map[string]func(path string) error{
+			"fifo": func(path string) error { return unix.Mkfifo(path, 0o600) }, "directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		} {
+			t.Run(file+" is a "+kind, func(t *testing.T) {
+				root := filepath.Join(t.TempDir(), "strata")
+				p := start(t, root, nil, nil)
+				assert.NilError(t, p.init())
+				assert.NilError(t, p.stop())
+				assert.NilError(t, os.RemoveAll(filepath.Join(root, file)))
+				assert.NilError(t, replace(filepath.Join(root, file)))
+				p = start(t, root, nil, nil)
+				_, err := p.client.List(t.Context())
+				assert.ErrorContains(t, err, file+": it is no regular file")
+				assert.Assert(t, errdefs.IsFailedPrecondition(err) && !errdefs.IsUnavailable(err), "%v", err)
+			})
+		}
+	}
 }
 
 func TestRestAndServedStoreAreTheSame(t *testing.T) {
