@@ -63,7 +63,8 @@ func rows() []row {
 	var all []row
 	for _, part := range [][]row{
 		treeRows(), archiveRows(), acceptRows(), diffRows(), touchRows(), lifeRows(), abilityRows(), snapshotRows(), contractRows(),
-		markRows(), accessRows(), inheritRows(), troubleRows(), parallelRows(), {{name: "sink", run: sinkRow}},
+		markRows(), accessRows(), inheritRows(), troubleRows(), parallelRows(),
+		{{name: "sink", run: sinkRow}},
 	} {
 		all = append(all, part...)
 	}
