@@ -70,6 +70,9 @@ func (s *Store) describeBad(b *badRecord, noData bool) string {
 		return detail + "; it and its data are left alone: use the version of strata that wrote it"
 	case len(names) == 0 && noData:
 		return detail + "; nothing belongs to it: --repair moves it away"
+	case b.Of != "":
+		return detail + fmt.Sprintf("; it is the record of layer %s, whole, and is left alone with the data: give it the name %s, and the one that is there, if any, "+
+			"the name of its own layer, and repeat --repair", b.Of, s.records.Path(b.Of))
 	}
 	if log, err := tarlog.Open(s.path(logsDir, b.ID)); err == nil {
 		detail += "; it was filled from the tar " + log.Digest()

@@ -89,6 +89,39 @@ func TestRecordPutThere(t *testing.T) {
 	}
 }
 
+// Of records that have changed places each is named by whose it is, and check takes them back when they are where they belong.
+func TestSwappedRecords(t *testing.T) {
+	d := newDamaged(t, "base", "top")
+	swap := func() {
+		base, top, third := d.record("base"), d.record("top"), d.record("base")+"~"
+		assert.NilError(t, os.Rename(base, third))
+		assert.NilError(t, os.Rename(top, base))
+		assert.NilError(t, os.Rename(third, top))
+	}
+	swap()
+	s := open(t, d.cfg)
+	for _, repair := range []bool{false, true} {
+		found, lines := check(t, s, store.CheckOptions{Repair: repair})
+		assert.Equal(t, len(lines), 2, "%v", found)
+		for _, f := range found {
+			other := "top"
+			if f.Layer == d.ids["top"] {
+				other = "base"
+			}
+			assert.Equal(t, f.Kind, store.FindingBadRecord)
+			assert.Equal(t, f.Repaired, "")
+			assert.Assert(t, strings.Contains(f.Detail, "it is the record of layer "+d.ids[other]+", whole"), f.Detail)
+			assert.Assert(t, strings.Contains(f.Detail, "give it the name "+d.record(other)), f.Detail)
+		}
+	}
+	swap()
+	check(t, s, store.CheckOptions{Repair: true})
+	_, lines := check(t, s, store.CheckOptions{Deep: true})
+	assert.Equal(t, len(lines), 0, "%v", lines)
+	works(t, s, "base", "")
+	works(t, s, "top", "base")
+}
+
 // A record to which nothing belongs is put away, and its ID is never another layer's while it is there.
 func TestRecordOfNothing(t *testing.T) {
 	d := newDamaged(t, "base")

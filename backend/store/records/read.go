@@ -165,8 +165,11 @@ func readText(path, id string) (r Record, bad *Bad) {
 	}
 	if err = r.check(id); err != nil {
 		bad = &Bad{ID: id, Err: fmt.Errorf("record %s: %w", path, err)}
-		if r.ID == id && !r.Link {
+		switch {
+		case r.ID == id && !r.Link:
 			bad.Says = &r
+		case r.ID != id && backend.CheckID(r.ID) == nil:
+			bad.Of = r.ID
 		}
 		return r, bad
 	}

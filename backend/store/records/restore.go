@@ -17,6 +17,7 @@ type Bad struct {
 	Says *Record // what it says, or said before it was damaged; nil if nobody can tell
 	How  string  // how that was found, "" if the record is not damaged and only not to be used
 	Read bool    // its damaged text was read as it is: any word of it may be wrong
+	Of   string  // the ID of the layer whose record it is, whole, in the place of this one's; "" if it is not
 }
 
 // restore finds out what a damaged record said, if somebody can tell.
