@@ -52,6 +52,9 @@ func (s *Store) apply(ctx context.Context, name string, r io.Reader, whole bool)
 	defer l.release()
 	// Who began to read the empty layer would see a part of what comes.
 	err = s.cancelPins(ctx, l.layer, l.pin, "is being filled")
+	if cause := context.Cause(ctx); cause != nil { // the layer was removed, or the client went away
+		err = cause
+	}
 	var a Applied
 	if err == nil {
 		a, err = s.fill(ctx, l.layer, r, whole)

@@ -383,13 +383,13 @@ func (s *Store) cancelPins(ctx context.Context, l *layer, but *pin, what string)
 		}
 	}
 	s.mu.Unlock()
-	ctx, stop := context.WithTimeoutCause(ctx, streamGrace, fmt.Errorf("layer %q is still being read or written: %w", name, errdefs.ErrUnavailable))
+	ctx, stop := context.WithTimeout(ctx, streamGrace)
 	defer stop()
 	for _, p := range pins {
 		select {
 		case <-p.done:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return fmt.Errorf("layer %q is still being read or written: %w", name, errdefs.ErrUnavailable)
 		}
 	}
 	return nil
