@@ -24,7 +24,7 @@ func (s *session) check() *cobra.Command {
   - a layer's record is written anew if one bit of it is wrong, if it was edited, or if it was damaged while Strata runs,
   - what belongs to no layer is moved to damaged/ in the store,
   - of two layers with one name the one that is not in use is called by its ID,
-  - layers that were left half made are removed, and records without data that no layer stands on.
+  - layers that were left half made are removed, and records without data that no layer stands on, of which damaged/ keeps a copy.
 
 --deep also reads image layers and compares each with the digest of the tar that it came from. Strata keeps that of the layers that Docker
 has filled, in a store with exact diffs, and not that of containerd's layers.
