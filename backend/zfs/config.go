@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strata/backend/internal/mount"
+	"strata/backend/zfs/parent"
 )
 
 // Config has the settings of the backend. A property that is set holds for layers made from then on; one that is
@@ -34,13 +35,11 @@ func NewConfig() *Config {
 var (
 	compressions = regexp.MustCompile(`^(on|off|lzjb|lz4|zle|gzip(-[1-9])?|zstd(-([1-9]|1[0-9]))?|zstd-fast(-[1-9][0-9]{0,3})?)$`)
 	recordSizes  = regexp.MustCompile(`^(512|1[kK]|2[kK]|4[kK]|8[kK]|16[kK]|32[kK]|64[kK]|128[kK]|256[kK]|512[kK]|1[mM]|2[mM]|4[mM]|8[mM]|16[mM])$`)
-	// datasets is a little stricter than zfs_namecheck.c: no snapshot, no bookmark, no "%".
-	datasets = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.: -]*(/[a-zA-Z0-9_.: -]+)*$`)
 )
 
 // Check refuses what zfs(8) would refuse later, and mount options that are not the user's to choose.
 func (c *Config) Check() error {
-	if c.FSName != "" && !datasets.MatchString(c.FSName) {
+	if c.FSName != "" && !parent.IsName(c.FSName) {
 		return fmt.Errorf("zfs.fsname %q is not the name of a dataset: %w", c.FSName, errdefs.ErrInvalidArgument)
 	}
 	if c.Compression != inherit && !compressions.MatchString(c.Compression) {

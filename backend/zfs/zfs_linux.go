@@ -16,6 +16,7 @@ import (
 	"strata/backend/internal/run"
 	"strata/backend/zfs/command"
 	"strata/backend/zfs/device"
+	"strata/backend/zfs/parent"
 )
 
 // What this backend can do besides the three methods.
@@ -60,15 +61,15 @@ func New(ctx context.Context, env backend.Env, c *Config) (backend.Backend, erro
 		return nil, err
 	}
 	z := &zfs{config: c, uuid: env.UUID, device: dev}
-	if z.parent, err = locate(ctx, env.Home, c.FSName, env.Fresh); err != nil {
+	if z.parent, err = parent.Locate(ctx, env.Home, c.FSName, env.Fresh); err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
 	for _, home := range env.Stores {
-		note, err := readNote(home)
+		other, err := parent.Noted(home)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("additional store: %w", err), dev.Close())
 		}
-		z.others = append(z.others, note.name)
+		z.others = append(z.others, other)
 	}
 	if err := dev.Probe(z.parent); err != nil {
 		z.blind = err.Error() // no reason to refuse the store

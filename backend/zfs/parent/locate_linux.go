@@ -1,4 +1,4 @@
-package zfs
+package parent
 
 import (
 	"context"
@@ -29,10 +29,16 @@ func readNote(home string) (note, error) {
 		return note{}, err
 	}
 	name, guid, ok := strings.Cut(strings.TrimSuffix(string(text), "\n"), "\n")
-	if !ok || !datasets.MatchString(name) || guid == "" {
+	if !ok || !IsName(name) || guid == "" {
 		return note{}, fmt.Errorf("%s: want the name and the guid of a dataset, a line each: %w", filepath.Join(home, noteFile), errdefs.ErrDataLoss)
 	}
 	return note{name, guid}, nil
+}
+
+// Noted returns the dataset that the note in a home names. An os.ErrNotExist if there is none, ErrDataLoss for a damaged one.
+func Noted(home string) (dataset string, err error) {
+	n, err := readNote(home)
+	return n.name, err
 }
 
 // writeNote replaces the note, durably.
@@ -40,9 +46,9 @@ func writeNote(home string, n note) error {
 	return regular.ReplaceDurably(filepath.Join(home, noteFile), fmt.Appendf(nil, "%s\n%s\n", n.name, n.guid))
 }
 
-// locate finds the parent dataset: the one that the store was made with, else the wanted one, else that on which home
+// Locate finds the parent dataset: the one that the store was made with, else the wanted one, else that on which home
 // lies. It makes sure that layers can be kept there. A fresh store has no use for the note of another.
-func locate(ctx context.Context, home, wanted string, fresh bool) (string, error) {
+func Locate(ctx context.Context, home, wanted string, fresh bool) (string, error) {
 	noted, err := readNote(home)
 	fresh = fresh || errors.Is(err, os.ErrNotExist)
 	switch {
@@ -83,7 +89,7 @@ func datasetOf(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if on.Type != "zfs" || !datasets.MatchString(on.Source) {
+	if on.Type != "zfs" || !IsName(on.Source) {
 		return "", fmt.Errorf("%s lies on %s (%s), of which no dataset can be told: name one with zfs.fsname: %w", dir, on.Source, on.Type, errdefs.ErrFailedPrecondition)
 	}
 	return on.Source, nil
