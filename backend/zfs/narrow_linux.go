@@ -38,7 +38,11 @@ func (z *zfs) Narrow(ctx context.Context, l backend.Layer, upper, lower string) 
 	if !known || err != nil {
 		return nil, err
 	}
-	return changed.Find(ctx, z.device, to, objects, changed.Tree{Dir: upper, IDs: l.IDMap}, changed.Tree{Dir: lower, IDs: l.Parents[0].IDMap})
+	search := changed.Search{
+		Device: z.device, Snapshot: to,
+		Upper: changed.Tree{Dir: upper, IDs: l.IDMap}, Lower: changed.Tree{Dir: lower, IDs: l.Parents[0].IDMap},
+	}
+	return search.Find(ctx, objects)
 }
 
 // momentary begins the names of snapshots that are only there while a layer is compared, or cloned without being sealed.

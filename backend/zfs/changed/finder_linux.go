@@ -21,14 +21,21 @@ type Tree struct {
 	IDs *backend.IDMap // how it stores owners
 }
 
-// Find looks for objects, which the kernel says have changed up to a snapshot, in the upper tree. passOver tells of an
+// Search says where changed objects are looked for.
+type Search struct {
+	Device       *device.Device
+	Snapshot     string // of the upper tree
+	Upper, Lower Tree
+}
+
+// Find looks for objects, which the kernel says have changed up to the snapshot, in the upper tree. passOver tells of an
 // inode of that tree that neither it nor, for a directory, anything below it differs from the lower one.
-func Find(ctx context.Context, d *device.Device, snapshot string, objects []uint64, upper, lower Tree) (passOver func(dev, ino uint64) bool, err error) {
+func (s Search) Find(ctx context.Context, objects []uint64) (passOver func(dev, ino uint64) bool, err error) {
 	f := finder{
-		device: d, snapshot: snapshot, ids: [2]*backend.IDMap{upper.IDs, lower.IDs},
+		device: s.Device, snapshot: s.Snapshot, ids: [2]*backend.IDMap{s.Upper.IDs, s.Lower.IDs},
 		look: make(map[uint64]bool, 2*len(objects)), above: map[string]bool{}, listed: map[uint64]string{}, dirs: map[string]bool{},
 	}
-	return f.find(ctx, objects, upper.Dir, lower.Dir)
+	return f.find(ctx, objects, s.Upper.Dir, s.Lower.Dir)
 }
 
 // finder finds the directories in which a comparison has to look.
