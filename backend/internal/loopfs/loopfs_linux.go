@@ -157,15 +157,14 @@ func processesWith(dir string) (found []string) {
 	return found
 }
 
-// unmountSoon unmounts dir, waiting a little for the kernel to let go of files just closed. A
-// mount that stays busy is detached, so that the machine stays clean, and reported.
+// unmountSoon unmounts dir, waiting for the kernel to let go of files just closed, and of threads that end: on a busy machine
+// that takes seconds. A mount that stays busy is detached, so that the machine stays clean, and reported.
 func unmountSoon(dir string) error {
 	var err error
-	for range 50 {
-		if err = unix.Unmount(dir, 0); err != unix.EBUSY {
+	for deadline := time.Now().Add(loopPatience); ; time.Sleep(20 * time.Millisecond) {
+		if err = unix.Unmount(dir, 0); err != unix.EBUSY || time.Now().After(deadline) {
 			break
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	if err == nil {
 		return nil
