@@ -25,8 +25,8 @@
 //     bit.
 //   - Times before 1970 are kept. Docker takes the earliest for 1970.
 //   - An entry called "/" gives the root its properties, as in Docker; containerd knows none.
-//   - A device whose numbers do not fit in 12 and 20 bits is refused. Docker cuts them off and makes
-//     another device; containerd refuses some of them.
+//   - Device numbers are cut to 12 and 20 bits, as in Docker, but for those of which that makes 0:0,
+//     which are refused; containerd refuses larger ones.
 //   - Attributes in trusted.* are unpacked, but for overlayfs's own; containerd leaves all of them out.
 //   - Attributes that say how a file system stores a file, such as btrfs.compression, are left out
 //     everywhere. Docker and containerd set them on the file system that knows them.

@@ -87,7 +87,7 @@ func TestTakenAsDocker(t *testing.T) {
 		{closed(".."), tartest.File("f", "f")},
 		{closed("d/../../"), tartest.File("f", "f")},
 		{owned(-1), owned(-2), owned(1<<32 - 1), owned(1<<32 - 2), owned(-1 << 31)},
-		{device(tar.TypeChar, 1<<12-1, 1<<20-1), device(tar.TypeBlock, 7, 2), device(tar.TypeBlock, 0, 0)},
+		{device(tar.TypeChar, 4097, 1<<20+3), device(tar.TypeBlock, 4103, 2), device(tar.TypeBlock, 0, 0), device(tar.TypeChar, -1, -1)},
 	} {
 		ours, theirs := t.TempDir(), t.TempDir()
 		data := tartest.Make(t, members...)
@@ -104,8 +104,8 @@ func TestTakenAsDocker(t *testing.T) {
 	}
 }
 
-// TestTakenAsContainerd does the same with containerd's code. It knows of no root called "/", and leaves out
-// trusted.*, which an image from Docker may have.
+// TestTakenAsContainerd does the same with containerd's code. It knows of no root called "/", refuses devices that we cut off, and
+// leaves out trusted.*, which an image from Docker may have.
 func TestTakenAsContainerd(t *testing.T) {
 	tartest.NeedRoot(t)
 	closed := tartest.Member{Header: tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o700, Uid: 3, Gid: 4}}

@@ -27,9 +27,9 @@
 //
 // # Properties
 //
-// Owners are those that Docker's system calls take them for: -2 is 4294967294, -1 is root. A device
-// whose major number needs more than 12 bits, or whose minor number more than 20, is refused. A file's
-// access time is never before its modification time. Attributes of overlayfs itself are left out where
+// Owners and device numbers are those that Docker's system calls take them for: device numbers are cut
+// to 12 and 20 bits, owner -2 is 4294967294, -1 is root. A device that would become 0:0 by the cut is
+// refused: on overlay it would be a whiteout. A file's access time is never before its modification time. Attributes of overlayfs itself are left out where
 // they would act on other layers, and everywhere those that say how a file system stores a file, such
 // as btrfs.compression. [Result] counts what is left out.
 //

@@ -41,19 +41,21 @@ func fileType(kind byte) uint32 {
 
 // Linux has 12 bits for a device's major number and 20 for the minor (include/linux/kdev_t.h).
 const (
-	maxMajor = 1<<12 - 1
-	maxMinor = 1<<20 - 1
+	majorBits = 1<<12 - 1
+	minorBits = 1<<20 - 1
 )
 
-// device returns a device's numbers, and zeros for other entries, whatever their headers hold.
+// device returns a device's numbers, and zeros for other entries, whatever their headers hold. What does not fit is cut off, as in
+// Docker, unless that makes a 0:0 of it: on overlay it would delete a file of the layers below.
 func device(e *tarcodec.Entry) (major, minor uint32, err error) {
 	if e.Kind != tarcodec.KindChar && e.Kind != tarcodec.KindBlock {
 		return 0, 0, nil
 	}
-	if e.Major < 0 || e.Major > maxMajor || e.Minor < 0 || e.Minor > maxMinor {
+	major, minor = uint32(e.Major)&majorBits, uint32(e.Minor)&minorBits
+	if major == 0 && minor == 0 && (e.Major != 0 || e.Minor != 0) {
 		return 0, 0, fmt.Errorf("device number %d:%d does not fit in Linux's 12 and 20 bits: %w", e.Major, e.Minor, errdefs.ErrInvalidArgument)
 	}
-	return uint32(e.Major), uint32(e.Minor), nil
+	return major, minor, nil
 }
 
 // describe makes p.entry the description of e.
