@@ -205,6 +205,9 @@ func ourGroup() uint32 { return uint32(os.Getegid()) }
 // setAccess gives a directory a mode and a group. Meanwhile it is open to nobody whom the old or the new mode keeps out, and closed to
 // nobody whom both let pass.
 func setAccess(dir string, mode os.FileMode, gid uint32) error {
+	if same, err := hasAccess(dir, mode, gid); same || err != nil { // ZFS on a full disk refuses to set it again
+		return err
+	}
 	chmod := func() error { return os.Chmod(dir, mode) }
 	chown := func() error { return os.Chown(dir, -1, int(gid)) }
 	steps := []func() error{chmod, chown}

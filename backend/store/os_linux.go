@@ -35,22 +35,44 @@ func lockExclusive(f *os.File) error {
 }
 
 // disinherit takes from a directory of the store's what it got from the one above it, and would pass on to all that is made in it: group,
-// set-group-ID bit and access control lists.
+// set-group-ID bit and access control lists. What is so already is left alone: ZFS on a full disk refuses even that.
 func disinherit(dir string) error {
-	if err := os.Chown(dir, os.Geteuid(), int(ourGroup())); err != nil {
-		return err
-	}
 	d, err := dirfd.Open(dir + "/.") // it may be a symbolic link to a larger disk
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	for _, name := range []string{dirfd.DefaultACL, dirfd.ACL} {
-		if err := d.Self().RemoveXattr(name); err != nil {
+	st, err := d.Self().Stat()
+	if err != nil {
+		return err
+	}
+	if int(st.Uid) != os.Geteuid() || st.Gid != ourGroup() {
+		if err := os.Chown(dir, os.Geteuid(), int(ourGroup())); err != nil {
 			return err
 		}
 	}
+	for _, name := range []string{dirfd.DefaultACL, dirfd.ACL} {
+		_, has, err := d.Self().Xattr(name)
+		if has && err == nil {
+			err = d.Self().RemoveXattr(name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if st.Mode&0o7777 == closedMode {
+		return nil
+	}
 	return os.Chmod(dir, closedMode)
+}
+
+// hasAccess tells whether a directory has a mode and a group.
+func hasAccess(dir string, mode os.FileMode, gid uint32) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return false, &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	return os.FileMode(st.Mode&0o7777) == mode && st.Gid == gid, nil
 }
 
 // rmdir removes an empty directory, never a file.

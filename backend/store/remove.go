@@ -165,7 +165,18 @@ func (s *Store) unname(l *layer) {
 
 // markGone renames the record of a layer that is removed or whose making failed. It wants l.mu, unless the layer has left the tree.
 func (s *Store) markGone(l *layer) error {
-	return s.records.Retire(l.rec.ID, s.snapshot(l).State, s.sync.record())
+	err := s.records.Retire(l.rec.ID, s.snapshot(l).State, s.sync.record())
+	if err == nil || !errdefs.IsResourceExhausted(classify(err)) {
+		return err
+	}
+	s.mu.RLock()
+	needed := l.children > 0
+	s.mu.RUnlock()
+	if needed {
+		return err
+	}
+	// ZFS and btrfs have no room for a rename on a full disk, but for a deletion. After a crash the data is without a record: strata gc.
+	return s.records.Drop(l.rec.ID)
 }
 
 // leave takes a removed layer out of the tree unless it has children or is read, and with it the removed parents

@@ -99,7 +99,7 @@ func (d Dir) Filled(r Record) error { return os.Rename(d.Path(r.ID+partSuffix), 
 // Replaced does away with what Fill has noted, after Replace: the new record counts already.
 func (d Dir) Replaced(id string) error { return os.Remove(d.Path(id + partSuffix)) }
 
-// Retire notes that a layer is removed, or that its making has failed. It needs no room on the disk, and may be repeated.
+// Retire notes that a layer is removed, or that its making has failed. It may be repeated.
 func (d Dir) Retire(id string, is State, sync Syncer) error {
 	path := d.Path(id)
 	if is == StateApplying {
@@ -116,6 +116,12 @@ func (d Dir) Retire(id string, is State, sync Syncer) error {
 		}
 	}
 	return nil
+}
+
+// Drop removes the record of a layer that no other one needs, where Retire has no room. A crash before the data is deleted leaves data that
+// no record names.
+func (d Dir) Drop(id string) error {
+	return errors.Join(absent(os.Remove(d.Path(id+newSuffix))), absent(os.Remove(d.Path(id))))
 }
 
 // tear empties ID.new, which then speaks of a layer whose making has not ended. Where the disk is full, ZFS can do that, and not rename it.
