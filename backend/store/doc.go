@@ -120,6 +120,9 @@
 // returns: a power cut in between brings the layer back, whole. Data written through a mount is the
 // kernel's business, as on any file system. The type durability has a table of what is synced when.
 //
+// A full disk may have no room for the rename to ID.gone (btrfs, ZFS). Remove then deletes the record of a layer without children
+// instead. A crash before its data is deleted leaves data without a record, which GC removes.
+//
 // ext4 and xfs write what happened to names in order, in one journal: fs/jbd2, and
 // xlog_cil_force_seq in fs/xfs/xfs_log_cil.c. A name that a file got before it is synced is durable with it: ext4_rename
 // and xfs_rename log the file's inode, too. If records and data share one journal, a sync of the record
